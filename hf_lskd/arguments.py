@@ -1,0 +1,61 @@
+"""Training arguments with the temperature, weight and scale of distillation beside Hugging Face's own fields."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from hf_lskd import losses
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """`transformers.TrainingArguments` and what distillation adds.
+
+    Smoothing is Hugging Face's own `label_smoothing_factor`: it smooths the hard loss of the model that is being trained.
+    All of these are read at each step, so a callback or a hyper-parameter search may change them.
+    Raises InputError for values outside their range.
+    """
+
+    kd_temperature: float = field(
+        default=1.0, metadata={"help": "Temperature T that divides the logits of both sides; the loss carries T²."}
+    )
+    kd_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the soft loss; 1 − kd_weight is the hard loss's. 1 is the paper's."}
+    )
+    kd_scale_student: bool = field(
+        default=True,
+        metadata={"help": "Whether T divides the student's logits too (the paper), or not (Müller et al.)."},
+    )
+    kd_top_k: int | None = field(
+        default=None,
+        metadata={"help": "Distil only the teacher's k most probable classes, renormalised; none for all."},
+    )
+    kd_loss_scale: float = field(
+        default=1.0, metadata={"help": "A constant factor on the soft loss, beside T². 1 is the paper's loss."}
+    )
+    teacher_dtype: str | None = field(
+        default=None, metadata={"help": "Precision the teacher runs in: float32, bfloat16 or float16; none: as loaded."}
+    )
+    model_ema: float | None = field(
+        default=None,
+        metadata={"help": "Decay of an exponential moving average of the student, which is evaluated and saved."},
+    )
+    sync_batch_norm: bool = field(
+        default=False, metadata={"help": "Batch statistics over all processes (torch.nn.SyncBatchNorm)."}
+    )
+    channels_last: bool = field(
+        default=False, metadata={"help": "Keep image tensors and convolution weights in channels-last memory format."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_distillation(self)
+
+
+def check_distillation(args: TrainingArguments) -> None:
+    """Raise InputError for an α, T, weight, k or scale out of range, as the losses would, before anything runs."""
+    losses.check_smoothing(args.label_smoothing_factor)
+    losses.check_temperature(getattr(args, "kd_temperature", 1.0))
+    losses.check_kd_weight(getattr(args, "kd_weight", 1.0))
+    losses.check_top_k(getattr(args, "kd_top_k", None))
+    losses.check_loss_scale(getattr(args, "kd_loss_scale", 1.0))

@@ -1,0 +1,217 @@
+"""YAML <-> typed recipe: what is studied, on which data, with which teacher and students, over which grid.
+
+The only reader of recipes. It opens no data, no model and no Hub: `hf-lskd validate` and `--dry-run` work anywhere.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_lskd.errors import InputError
+from hf_lskd.recipe_data import has_groups
+from hf_lskd.recipe_schema import read_recipe
+from hf_lskd.recipe_yaml import Document, read_document, read_page
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The data block: `options` are the keys of this source and those that every source knows, defaults filled in."""
+
+    source: str
+    options: Mapping[str, Any]
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether classes come in semantic groups, which η and an automatic projection need."""
+        return has_groups(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"source": self.source, **self.options}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model by name or path. `pretrained`: true, false or a path of weights; `model_args` go to timm.create_model;
+    `training` are the role's own training arguments, on top of the recipe's."""
+
+    model: str | None
+    pretrained: bool | str = False
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TeacherSpec(ModelSpec):
+    """The teacher. `path` maps each label smoothing of the grid to a finished teacher; None: teachers are trained."""
+
+    path: Mapping[float, str] | None = None
+
+
+@dataclass(frozen=True)
+class StudentSpec(ModelSpec):
+    """A student; `name` tells students of one study apart."""
+
+    name: str = "student"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The axes of a study. `label_smoothing` is the teacher's α, `student_label_smoothing` the student's own."""
+
+    label_smoothing: tuple[float, ...]
+    temperature: tuple[float, ...]
+    seed: tuple[int, ...] = (0,)
+    kd_weight: tuple[float, ...] = (1.0,)
+    kd_loss_scale: tuple[float | str, ...] = (1.0,)
+    scale_student: tuple[bool, ...] = (True,)
+    student_label_smoothing: tuple[float, ...] = (0.0,)
+    kd_top_k: tuple[int | None, ...] = (None,)
+
+
+@dataclass(frozen=True)
+class EtaSpec:
+    """How η is taken: `targets` are "all" or class names, `reference` the normaliser of `diffusion_index`."""
+
+    targets: str | tuple[str, ...] = "all"
+    min_similar: int = 4
+    dissimilar: int = 20
+    seed: int = 0
+    reference: str = "sets"
+
+
+@dataclass(frozen=True)
+class ProjectionSpec:
+    """Which three classes are projected: "auto" or (target, similar, dissimilar)."""
+
+    classes: str | tuple[str, ...] = "auto"
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Options of training that are no training arguments of transformers."""
+
+    ema: float | None = None
+    sync_batchnorm: bool = False
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe with every default of ours filled in. `training` holds what the page gives, sorted by name;
+    the rest are transformers' defaults."""
+
+    name: str
+    task: str
+    data: DataSpec
+    training: Mapping[str, Any]
+    teacher: TeacherSpec
+    students: tuple[StudentSpec, ...]
+    grid: Grid
+    eta: EtaSpec | None
+    projection: ProjectionSpec | None
+    switches: Switches
+
+    def training_of(self, spec: ModelSpec) -> dict[str, Any]:
+        """Training arguments of the teacher or of a student: the recipe's, overridden by the role's own."""
+        return {**self.training, **spec.training}
+
+    def replace_seeds(self, count: int) -> "Recipe":
+        """The recipe with `count` seeds: the first of its own, then those that follow its largest.
+
+        Raises InputError for less than one.
+        """
+        if count < 1:
+            raise InputError(f"{count} seeds", "at least 1")
+        given = self.grid.seed
+        seeds = (*given, *range(max(given) + 1, max(given) + 1 + count))[:count]
+        return replace(self, grid=replace(self.grid, seed=seeds))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fully resolved and JSON-able; `recipe_from_dict` and `parse_recipe(to_yaml())` give an equal recipe back."""
+        paths = self.teacher.path
+        return {
+            "name": self.name,
+            "task": self.task,
+            "data": self.data.to_dict(),
+            "training": dict(self.training),
+            "teacher": {**_model_dict(self.teacher), "path": paths and {str(a): path for a, path in paths.items()}},
+            "students": [{"name": student.name, **_model_dict(student)} for student in self.students],
+            "grid": {key: list(values) for key, values in vars(self.grid).items()},
+            "eta": None if self.eta is None else _plain(vars(self.eta)),
+            "projection": None if self.projection is None else _plain(vars(self.projection)),
+            "switches": dict(vars(self.switches)),
+        }
+
+    def to_yaml(self) -> str:
+        """`to_dict` as a YAML page."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and check a recipe file.
+
+    Raises InputError for a file that cannot be read or is no YAML, RecipeErrors with every problem of its content.
+    """
+    return parse_recipe(read_page(path), str(path))
+
+
+def parse_recipe(text: str, path: str = "<string>") -> Recipe:
+    """A recipe from YAML text; `path` names it in messages. Errors as `load_recipe`."""
+    return _recipe_of(read_document(text, path))
+
+
+def recipe_from_dict(values: Mapping[str, Any], path: str = "<recipe>") -> Recipe:
+    """A recipe from values, such as a study.json holds. Errors as `load_recipe`, without line numbers."""
+    return _recipe_of(Document(path, values))
+
+
+def _recipe_of(document: Document) -> Recipe:
+    page = read_recipe(document)
+    options = dict(page["data"])
+    return Recipe(
+        name=page["name"],
+        task=page["task"],
+        data=DataSpec(options.pop("source"), options),
+        training=page["training"],
+        teacher=TeacherSpec(**page["teacher"]),
+        students=tuple(StudentSpec(**student) for student in page["students"]),
+        grid=Grid(**_tuples(page["grid"])),
+        eta=None if page["eta"] is None else EtaSpec(**_tuples(page["eta"])),
+        projection=None if page["projection"] is None else ProjectionSpec(**_tuples(page["projection"])),
+        switches=Switches(**page["switches"]),
+    )
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def signature(mapping: Mapping[Any, Any]) -> str:
+    """SHA-256 (hex) over canonical JSON: sorted keys, and numbers by value, so 1 and 1.0 have the same signature.
+
+    Raises ValueError for NaN and infinities, TypeError for what JSON cannot hold.
+    """
+    page = json.dumps(_canonical(mapping), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(page.encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(_canonical(key)): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _model_dict(spec: ModelSpec) -> dict[str, Any]:
+    given = {"model_args": dict(spec.model_args), "training": dict(spec.training)}
+    return {"model": spec.model, "pretrained": spec.pretrained, **given}

@@ -1,0 +1,206 @@
+"""The keys of a recipe and what each may be; and the checks that look at several keys together."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hf_lskd.recipe_data import SOURCES, has_groups, read_data
+from hf_lskd.recipe_fields import (
+    INVALID,
+    Field,
+    Kind,
+    block,
+    boolean,
+    choice,
+    either,
+    free_mapping,
+    integer,
+    label,
+    listed,
+    name,
+    number,
+    optional,
+    read_mapping,
+    text,
+    to_number,
+)
+from hf_lskd.recipe_training import check_together, training_block
+from hf_lskd.recipe_yaml import Document, KeyPath, Problems, describe
+
+
+def _pretrained(problems: Problems, value: Any, at: KeyPath, allowed: str) -> Any:
+    if isinstance(value, str) and value.lower() not in ("true", "false", "yes", "no"):
+        return text(problems, value, at, allowed)
+    return boolean(problems, value, at, allowed)
+
+
+def _teacher_paths(problems: Problems, value: Any, at: KeyPath, allowed: str) -> Any:
+    """One path, kept as text until the grid is known, or {label smoothing: path}."""
+    if not isinstance(value, dict) or not value:
+        return text(problems, value, at, allowed)
+    found = {}
+    for key, path in value.items():
+        place = (*at, str(key))
+        try:
+            smoothing = float(to_number(key))
+        except ValueError:
+            problems.add(place, describe(key), "a label smoothing of the grid as key", key=True)
+        else:
+            found[smoothing] = text(problems, path, place)
+    return found
+
+
+MODEL: dict[str, Field] = {
+    "model": Field(text, required=True),
+    "pretrained": Field(Kind("true, false, or the path of weights", _pretrained), False),
+    "model_args": Field(free_mapping, {}),
+    "training": Field(training_block, {}),
+}
+TEACHER: dict[str, Field] = {
+    **MODEL,
+    "model": Field(optional(text)),
+    "path": Field(optional(Kind("the path of a finished teacher, or {label smoothing: path}", _teacher_paths))),
+}
+STUDENT: dict[str, Field] = {"name": Field(name, "student"), **MODEL}
+GRID: dict[str, Field] = {
+    "label_smoothing": Field(listed(number(0, below=1), unique=True), [], required=True),
+    "temperature": Field(listed(number(above=0), unique=True), [], required=True),
+    "seed": Field(listed(integer(0, 2**32 - 1), unique=True), [0]),
+    "kd_weight": Field(listed(number(0, 1), unique=True), [1.0]),
+    "kd_loss_scale": Field(listed(either(number(above=0), choice("equalised")), unique=True), [1.0]),
+    "scale_student": Field(listed(boolean, unique=True), [True]),
+    "student_label_smoothing": Field(listed(number(0, below=1), unique=True), [0.0]),
+    "kd_top_k": Field(listed(optional(integer(1)), unique=True), [None]),
+}
+GRID_ELSEWHERE = {
+    **dict.fromkeys(("alpha", "smoothing", "label_smoothing_factor"), "Use label_smoothing."),
+    **dict.fromkeys(("T", "t", "tau", "kd_temperature"), "Use temperature."),
+    "kd_scale_student": "Use scale_student.",
+    "student": "Use students, beside grid.",
+}
+ETA: dict[str, Field] = {
+    "targets": Field(either(choice("all"), listed(label, unique=True, single=False)), "all"),
+    "min_similar": Field(integer(1), 4),
+    "dissimilar": Field(integer(1), 20),
+    "seed": Field(integer(0), 0),
+    "reference": Field(choice("sets", "all", "none"), "sets"),
+}
+THREE_CLASSES = listed(label, length=3, unique=True, single=False)
+PROJECTION: dict[str, Field] = {
+    "classes": Field(Kind("auto, or [target, similar, dissimilar]", either(choice("auto"), THREE_CLASSES).read), "auto")
+}
+SWITCHES: dict[str, Field] = {
+    "ema": Field(optional(number(above=0, below=1))),
+    "sync_batchnorm": Field(boolean, False),
+    "channels_last": Field(boolean, False),
+}
+_kept = Kind("a mapping", lambda problems, value, at, allowed: value)
+
+
+def _read_switches(problems: Problems, value: Any, at: KeyPath, allowed: str) -> Any:
+    return block(SWITCHES)(problems, {} if value is None else value, at)
+
+
+_switches = Kind("a mapping", _read_switches)
+_students = listed(block(STUDENT), single=False)
+TOP: dict[str, Field] = {
+    "name": Field(name, "", required=True),
+    "task": Field(choice(*SOURCES), "image_classification"),
+    "data": Field(_kept, required=True),  # read by the task's own schema
+    "training": Field(training_block, {}),
+    "teacher": Field(block(TEACHER), required=True),
+    "students": Field(_students),
+    "student": Field(block(STUDENT)),
+    "grid": Field(block(GRID, elsewhere=GRID_ELSEWHERE), required=True),
+    "eta": Field(optional(block(ETA))),
+    "projection": Field(optional(block(PROJECTION))),
+    "switches": Field(_switches, {key: field.default for key, field in SWITCHES.items()}),
+}
+TOP_ELSEWHERE = {
+    "model": "Use teacher.model and students.",
+    **{key: f"Use grid.{key}." for key in GRID},
+    **{key: f"Use switches.{key}." for key in SWITCHES},
+    **dict.fromkeys(("mixup", "cutmix", "augmentation"), "It belongs to data."),
+    **dict.fromkeys(("epochs", "learning_rate", "optim", "batch_size"), "It belongs to training."),
+}
+
+
+def read_recipe(document: Document) -> dict[str, Any]:
+    """A checked page with every default filled in: name, task, data, training, teacher, students, grid, switches as
+    plain values; eta and projection null when they are off. Raises RecipeErrors with all problems at once."""
+    problems, page = Problems(document), document.values
+    if not isinstance(page, Mapping):
+        problems.add((), describe(page), "a mapping with name, task, data, teacher, students and grid")
+        problems.raise_if_any()
+    found = read_mapping(problems, page, (), TOP, elsewhere=TOP_ELSEWHERE)
+    found["data"] = read_data(problems, page["data"], found["task"]) if "data" in page else {}
+    students = _one_or_more_students(problems, page, found)
+    _check_teacher(problems, found["teacher"] or {}, found["grid"] or {})
+    roles = [(("teacher",), found["teacher"]), *students]
+    for at, role in roles:
+        own = (role or {}).get("training") or {}
+        if own or found["training"]:
+            check_together(problems, found["training"], own, (*at, "training"))
+    _check_groups(problems, page, found)
+    problems.raise_if_any()
+    del found["student"]
+    return {**found, "students": [student for _, student in students]}
+
+
+def _check_groups(problems: Problems, page: Mapping[str, Any], found: dict[str, Any]) -> None:
+    """η and an automatic projection need groups: where there are some, both are on unless the page says null."""
+    if not found["data"]:
+        return  # a data block that could not be read says nothing about groups
+    grouped = has_groups(found["data"])
+    for key, fields in (("eta", ETA), ("projection", PROJECTION)):
+        if key not in page and grouped:
+            found[key] = read_mapping(problems, {}, (key,), fields)
+        elif found[key] is not None and not grouped and found[key].get("classes", "auto") == "auto":
+            allowed = (
+                "null, or data.groups beside it" if key == "eta" else "null, three classes, or data.groups beside it"
+            )
+            problems.add((key,), "a setting for data without groups", allowed, key=True)
+
+
+def _one_or_more_students(
+    problems: Problems, page: Mapping[str, Any], found: Mapping[str, Any]
+) -> list[tuple[KeyPath, dict[str, Any]]]:
+    """The students of `students:` (a list) or `student:` (one mapping) and where they stand; their names differ."""
+    if "student" in page and "students" in page:
+        problems.add(("student",), "student beside students", "one of the two", key=True)
+    if "student" not in page and "students" not in page:
+        problems.add(("students",), "nothing", "a list of at least one student", "This key is required.")
+    students: list[tuple[KeyPath, dict[str, Any]]] = []
+    places: list[KeyPath] = [("students", i) for i in range(len(found["students"] or []))] or [("student",)]
+    for at, student in zip(places, found["students"] or [found["student"]]):
+        if student is INVALID or student is None:
+            continue
+        named = not problems.concerns((*at, "name"))
+        if named and student["name"] in [other["name"] for _, other in students]:
+            hint = "Give each student a name of its own."
+            problems.add((*at, "name"), f"{describe(student['name'])} twice", "each name once", hint)
+        students.append((at, student))
+    return students
+
+
+def _check_teacher(problems: Problems, teacher: dict[str, Any], grid: Mapping[str, Any]) -> None:
+    """A model to train, or a finished teacher for each label smoothing of the grid. Turns one path into a mapping."""
+    smoothings = [a for a in grid.get("label_smoothing", []) if a is not INVALID]
+    path = teacher.get("path")
+    unnamed = teacher and teacher["model"] is None and not problems.concerns(("teacher", "model"))
+    if unnamed and path is None and not problems.concerns(("teacher", "path")):
+        problems.add(
+            ("teacher", "model"), "nothing", "text", "Name a model to train, or give the path of a finished teacher."
+        )
+    if isinstance(path, str):
+        if len(smoothings) > 1:
+            wanted = "{" + ", ".join(f"{a}: path" for a in smoothings) + "}"
+            problems.add(("teacher", "path"), "one path for several label smoothings", wanted)
+        teacher["path"] = dict.fromkeys(smoothings, path)
+    elif path is not None:
+        for a in sorted(path.keys() - set(smoothings)):
+            problems.add(
+                ("teacher", "path", str(a)), "a label smoothing outside the grid", f"one of {describe(smoothings)}"
+            )
+        for a in sorted(set(smoothings) - path.keys()):
+            problems.add(("teacher", "path"), f"no path for label smoothing {a}", "a path for each of the grid's")
+        teacher["path"] = {a: path[a] for a in smoothings if a in path}

@@ -1,0 +1,147 @@
+"""What a cell of a study is, and the record that a finished (or failed) one leaves: JSON in and out."""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hf_lskd.errors import InputError
+
+FORMAT = 1
+FILE = "record.json"
+MODEL = "model"
+STATISTICS = "statistics.safetensors"
+PREDICTIONS = "predictions.safetensors"
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "timm",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "safetensors",
+    "pillow",
+    "matplotlib",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid. `label_smoothing` is the teacher's α; a student's own is `student_label_smoothing`.
+
+    Of a teacher only role, label_smoothing and seed mean anything; the rest stands at None.
+    """
+
+    role: str
+    label_smoothing: float
+    seed: int
+    student: str = ""
+    temperature: float | None = None
+    kd_weight: float | None = None
+    kd_loss_scale: float | str | None = None
+    scale_student: bool | None = None
+    student_label_smoothing: float | None = None
+    kd_top_k: int | None = None
+
+    @property
+    def name(self) -> str:
+        """A folder name that stays the same when the grid grows: what differs from the paper's loss is spelt out."""
+        if self.role == "teacher":
+            return f"teacher-a{self.label_smoothing:g}-s{self.seed}"
+        parts = [self.student, f"a{self.label_smoothing:g}", f"T{self.temperature:g}"]
+        parts += [f"w{self.kd_weight:g}"] if self.kd_weight != 1 else []
+        parts += [f"x{self.kd_loss_scale}"] if self.kd_loss_scale != 1 else []
+        parts += ["unscaled"] if not self.scale_student else []
+        parts += [f"own{self.student_label_smoothing:g}"] if self.student_label_smoothing else []
+        parts += [f"k{self.kd_top_k}"] if self.kd_top_k is not None else []
+        return "-".join([*parts, f"s{self.seed}"])
+
+    @property
+    def teacher(self) -> "Cell":
+        """The cell of the teacher that this student learns from."""
+        return Cell("teacher", self.label_smoothing, self.seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+CELL_FIELDS = tuple(field.name for field in fields(Cell))
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record in a cell's folder, or None when there is none. Raises InputError when it is not one of ours."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path} is no JSON ({error})", "a record written by hf-lskd", "Delete the folder to run the cell again."
+        ) from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise InputError(
+            f"{path} has another format", f"format {FORMAT}", "It was written by another version of hf-lskd."
+        )
+    return record
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(
+        json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True, allow_nan=True) + "\n", encoding="utf-8"
+    )
+    os.replace(temporary, path)
+
+
+def file_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what its numbers rest on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("hf-lskd", *PACKAGES):
+        try:
+            found[package.replace("-", "_")] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(world_size: int = 1) -> dict[str, Any]:
+    """The machine in words: processor, threads, accelerator, processes."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {"cpu": cpu_name(), "gpu": gpu, "threads": torch.get_num_threads(), "world_size": world_size}
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, or of the accelerator's allocations when there is one, in MiB."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

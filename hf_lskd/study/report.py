@@ -1,0 +1,239 @@
+"""One self-contained page on a study: the answer first, then what it rests on, then what it does not show."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hf_lskd.study import report_figures as figures
+from hf_lskd.study import report_tables as tables
+from hf_lskd.study.report_eta import EtaSummary, choices, summaries
+from hf_lskd.study.report_folder import Setting, StudyFolder, distinct, read_study
+from hf_lskd.study.report_limits import limits, small_gradient_sentences
+from hf_lskd.study.report_numbers import Scores, control, rises
+from hf_lskd.study.report_words import answer, control_sentence, listed, number, setting_label, smoothing, uncertain
+
+REPORT = "report.html"
+LARGEST = 3_000_000  # bytes; pictures and per-target tables are thinned until the page is smaller
+NORMALISERS = {
+    "sets": "divided by their mean over S1 and S2",
+    "all": "divided by their mean over all other classes",
+    "none": "not divided by anything",
+}
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How much of the raw points a page shows: points a class and panel, points a curve, targets a table."""
+
+    points: int
+    curve: int
+    targets: int
+
+
+LEVELS = (Detail(150, 80, 400), Detail(80, 40, 150), Detail(40, 25, 60), Detail(15, 12, 20))
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a study's folder, from its tables and records alone, and return its path.
+
+    The page is a pure function of the folder: the same files give the same bytes.
+    Raises InputError for a folder without results.csv and for damaged files.
+    """
+    study = read_study(Path(folder))
+    path = Path(folder) / REPORT
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(render(study), encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
+    return path
+
+
+def render(study: StudyFolder) -> str:
+    """The page as text, with as much detail as stays below 3 MB."""
+    template = _template()
+    scores = Scores(study)
+    eta = summaries(study)
+    page = ""
+    for detail in LEVELS:
+        page = template.render(context(scores, eta, detail))
+        if len(page.encode("utf-8")) < LARGEST:
+            break
+    return page
+
+
+def _template() -> Any:
+    """The page's template; autoescape is on, so whatever comes from data is text (only our own drawings are marked safe)."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    def read(name: str) -> str:
+        return files("hf_lskd.study").joinpath(name).read_text(encoding="utf-8")
+
+    environment = Environment(
+        loader=FunctionLoader(read), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html")
+
+
+def context(scores: Scores, eta: Sequence[EtaSummary], detail: Detail) -> dict[str, Any]:
+    """What the template prints."""
+    study, settings = scores.folder, scores.settings()
+    students = scores.student_names()
+    metric = tables.NAMES.get(scores.metric, scores.metric)
+    label = f"{metric}, %" if scores.metric == "top1" else metric
+    first = distinct([s[0] for name in students if (s := scores.settings(name))])
+    return {
+        "name": study.name,
+        "counts": _counts(study),
+        "answers": [answer(scores, name) for name in students],
+        "tiles": _tiles(scores, eta),
+        "notices": _notices(scores),
+        "accuracy": figures.over_temperature(scores, settings, scores.metric, label),
+        "metric": metric,
+        "changes": [(name, t) for name in students if (t := tables.changes(scores, name))],
+        "gradient": [_gradient_section(scores, name) for name in students],
+        "eta": _eta_section(study, eta, settings, detail) if eta else None,
+        "projections": figures.projections(study, detail.points),
+        "classes": figures.projection_names(study),
+        "geometry": tables.geometry(scores),
+        "calibration": _calibration(scores, settings),
+        "curves": figures.training_curves(scores, [*first, *(s for s in settings if s not in first)], detail.curve),
+        "results": tables.results(scores),
+        "failures": tables.failures(study),
+        "limits": limits(scores, bool(eta)),
+        "durations": tables.durations(study),
+        "cells": tables.cell_list(study),
+        "settings": tables.settings(study),
+        "recipe": tables.pretty(study.recipe),
+        "versions": tables.versions(study),
+        "version": _version(study),
+    }
+
+
+def _counts(study: StudyFolder) -> str:
+    seeds = len({c.seed for c in study.students})
+    parts = [
+        f"{len(study.teachers)} teacher{'s' * (len(study.teachers) != 1)}",
+        f"{len(study.students)} student{'s' * (len(study.students) != 1)}",
+        f"{seeds} seed{'s' * (seeds != 1)}",
+    ]
+    failed = sum(not c.complete for c in study.cells)
+    return " · ".join(parts + ([f"{failed} failed"] if failed else []))
+
+
+def _tiles(scores: Scores, eta: Sequence[EtaSummary]) -> list[Mapping[str, str]]:
+    """The few numbers that the answer rests on, for the first student."""
+    if not scores.settings():
+        return []
+    main = scores.settings()[0]
+    found = rises(scores, main)
+    tiles = [
+        {"label": f"T = {r.low:g} → {r.high:g}, {smoothing(r.alpha)}", "value": uncertain(r.change, sign=True), "unit": "points"}
+        for r in found
+    ]
+    for r, difference in tables.smoothing_effects(scores, main):
+        tiles.append({"label": f"what α = {r.alpha:g} adds to it", "value": difference, "unit": "points"})
+    return tiles + _eta_tile(main, eta)
+
+
+def _eta_tile(main: Setting, eta: Sequence[EtaSummary]) -> list[Mapping[str, str]]:
+    own = [e for e in eta if e.setting == main and e.split == eta[0].split]
+    if not own:
+        return []
+    high = min(e.high for e in own)
+    at = [e for e in own if e.high == high]
+    shares = " · ".join(f"{number(e.systematic.value, 0)} %" for e in at)
+    names = " · ".join(f"α = {e.alpha:g}" for e in at)
+    known = [e.chance for e in at if e.chance is not None]
+    chance = f"; chance {number(sum(known) / len(known), 0)} %" if known else ""
+    return [{"label": f"targets with systematic diffusion, T = {own[0].low:g} → {high:g}", "value": shares, "unit": names + chance}]
+
+
+def _notices(scores: Scores) -> list[tuple[str, str]]:
+    """(anchor, text) of what has to be read together with the answer."""
+    found: list[tuple[str, str]] = []
+    for name in scores.student_names():
+        main = scores.settings(name)[0]
+        worst = min(rises(scores, main), key=lambda r: r.change.value, default=None)
+        twin = control(scores, worst) if worst else None
+        small = small_gradient_sentences(scores, main)
+        if twin and worst and worst.change.notable:
+            found.append(("gradient", control_sentence(twin)))
+        elif small:
+            found.append(("gradient", " ".join(small)))
+    failed = [c.name for c in scores.folder.cells if not c.complete]
+    if failed:
+        verb = "is" if len(failed) == 1 else "are"
+        found.append(("failed", f"{len(failed)} of {len(scores.folder.cells)} cells failed and {verb} left out of every number."))
+    uneven = {len(v) for k, v in scores.cells.items() if k.setting}
+    if len(uneven) > 1:
+        found.append(("results", f"Cells have between {min(uneven)} and {max(uneven)} seeds; differences use the seeds that both have."))
+    return found
+
+
+def _gradient_section(scores: Scores, student: str) -> Mapping[str, Any]:
+    mains = [s for s in scores.settings(student) if s.kd_loss_scale != "equalised"] or scores.settings(student)
+    twins = [c for s in mains for r in rises(scores, s) if (c := control(scores, r))]
+    return {
+        "student": student,
+        "sentences": small_gradient_sentences(scores, mains[0]),
+        "controls": [control_sentence(c) for c in twins],
+        "table": tables.gradients(scores, student),
+    }
+
+
+def _eta_section(study: StudyFolder, eta: Sequence[EtaSummary], settings: Sequence[Setting], detail: Detail) -> Mapping[str, Any]:
+    split = eta[0].split
+    by_setting = [[e for e in eta if e.setting == s] for s in distinct(e.setting for e in eta)]
+    normalisers, signatures = choices(study)
+    return {
+        "sentences": [_eta_sentence([e for e in own if e.split == split], settings) for own in by_setting],
+        "summary": tables.eta_summary(eta, settings),
+        "panels": [
+            (setting_label(own[0].setting, settings), figures.eta_panels([e for e in own if e.split == split], 2 * detail.targets))
+            for own in by_setting
+        ],
+        "split": split,
+        "targets": [
+            (
+                ", ".join(p for p in (setting_label(own[0].setting, settings), part) if p),
+                tables.eta_targets([e for e in own if e.split == part], detail.targets),
+            )
+            for own in by_setting
+            for part in distinct(e.split for e in own)
+        ],
+        "normaliser": listed([NORMALISERS.get(n, n) for n in normalisers]),
+        "signatures": signatures,
+    }
+
+
+def _eta_sentence(found: Sequence[EtaSummary], settings: Sequence[Setting]) -> str:
+    """The systematic share at the smallest raised T, for each α, beside chance."""
+    high = min(e.high for e in found)
+    at = sorted((e for e in found if e.high == high), key=lambda e: -e.alpha)
+    shares = listed([f"{number(e.systematic.value, 0)} % {smoothing(e.alpha)}" for e in at])
+    known = [e.chance for e in at if e.chance is not None]
+    chance = (
+        f"two seeds of one cell, where nothing was changed, give {number(sum(known) / len(known), 0)} %"
+        if known
+        else "its chance level is unknown with one seed"
+    )
+    label = setting_label(found[0].setting, settings)
+    lead = f"{label}: " if label else ""
+    return f"{lead}raising T from {at[0].low:g} to {high:g} is systematic for {shares} of the targets; {chance}."
+
+
+def _calibration(scores: Scores, settings: Sequence[Setting]) -> list[figures.Figure]:
+    found = []
+    for metric, label, digits in (("ece", "ECE, %", 1), ("nll", "NLL, nats", 2)):
+        if any(metric in c.metrics for c in scores.folder.students):
+            found += figures.over_temperature(scores, settings, metric, label, digits)
+    return found
+
+
+def _version(study: StudyFolder) -> str:
+    return next((str(v) for r in study.records.values() if (v := (r.get("versions") or {}).get("hf_lskd"))), "")
+
+
+

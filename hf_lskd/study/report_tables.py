@@ -1,0 +1,213 @@
+"""The report's tables as rows of text: what the template prints and escapes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hf_lskd.study.report_eta import EtaSummary, Range, by_target
+from hf_lskd.study.report_folder import Key, Setting, distinct
+from hf_lskd.study.report_limits import gradient
+from hf_lskd.study.report_numbers import (
+    SMALL_GRADIENT,
+    Rise,
+    Scores,
+    difference_of_rises,
+    effective_gradients,
+    mean_of,
+    rise,
+    rises,
+)
+from hf_lskd.study.report_words import number, setting_label, uncertain
+
+NAMES = {"top1": "Top-1", "bleu": "BLEU", "chrf": "chrF"}
+COLUMNS = (  # metric, heading, digits
+    ("top1", "Top-1, %", 1),
+    ("bleu", "BLEU", 1),
+    ("chrf", "chrF", 1),
+    ("top5", "Top-5, %", 1),
+    ("best_top1", "best epoch, %", 1),
+    ("train_top1", "on training data, %", 1),
+    ("ece", "ECE, %", 1),
+    ("nll", "NLL, nats", 2),
+    ("agreement", "agreement", 2),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a heading; the first `labels` columns name the row and stand left; `prose` cells may wrap."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    labels: int = 1
+    note: str = ""
+    prose: bool = False
+
+
+def results(scores: Scores) -> Table:
+    """Every cell with the mean of each metric over its seeds, teachers first."""
+    settings = scores.settings()
+    labelled = len(settings) > 1
+    shown = [c for c in COLUMNS if any(c[0] in cell.metrics for cell in scores.folder.cells)]
+    rows = []
+    for key in _ordered_keys(scores, settings):
+        where = "teacher" if key.setting is None else setting_label(key.setting, settings) or "student"
+        at = "–" if key.temperature is None else f"{key.temperature:g}"
+        values = [uncertain(scores.mean(key, metric), digits) for metric, _, digits in shown]
+        g = mean_of(effective_gradients(scores, key))
+        rows.append([where, f"{key.alpha:g}", at, str(len(scores.cells[key])), *values, _gradient_cell(g)])
+    note = "g: the gradient’s scale that the cell was trained with (its loss’s own factor included); † below 0.3."
+    head = ["loss" if labelled else "role", "α", "T", "seeds", *(c[1] for c in shown), "g"]
+    return Table("All cells: mean and 95 % interval over seeds", head, rows, labels=3, note=note)
+
+
+def changes(scores: Scores, student: str) -> Table | None:
+    """What raising T from its lowest changes, for each setting and α, and how much more it changes with smoothing."""
+    settings = scores.settings(student)
+    temperatures = distinct(t for s in settings for t in scores.temperatures(s))
+    if len(temperatures) < 2:
+        return None
+    low, *higher = sorted(temperatures)
+    rows = []
+    for setting in settings:
+        label = setting_label(setting, settings)
+        by_alpha = {a: {t: rise(scores, setting, a, low, t) for t in higher} for a in scores.alphas(setting)}
+        for alpha, found in by_alpha.items():
+            cells = [uncertain(r.change, sign=True) if (r := found[t]) else "–" for t in higher]
+            rows.append([_join(label, f"α = {alpha:g}"), *cells])
+        for alpha in [a for a in by_alpha if a and 0.0 in by_alpha]:
+            cells = [_difference(scores, by_alpha[alpha][t], by_alpha[0.0][t]) for t in higher]
+            rows.append([_join(label, f"α = {alpha:g} minus α = 0"), *cells])
+    unit = NAMES.get(scores.metric, scores.metric)
+    head = ["", *(f"T = {low:g} → {t:g}" for t in higher)]
+    return Table(f"Change of {unit} from T = {low:g}, in points", head, rows, note="Differences are taken seed by seed.")
+
+
+def gradients(scores: Scores, student: str) -> Table | None:
+    """g and the targets' entropy for each α and T, and the factors of equalised rows."""
+    settings = scores.settings(student)
+    temperatures = sorted({t for s in settings for t in scores.temperatures(s)})
+    rows: list[list[str]] = []
+
+    def add(label: str, value: Callable[[float], str]) -> None:
+        cells = [value(t) for t in temperatures]
+        if any(c != "–" for c in cells):
+            rows.append([label, *cells])
+
+    plain = [s for s in settings if s.kd_loss_scale != "equalised"] or settings
+    for alpha in scores.alphas(plain[0]):
+        add(
+            f"g, α = {alpha:g}",
+            lambda t, a=alpha: _gradient_cell(mean_of(scores.values(Key(plain[0], a, t), "target_gradient"))),
+        )
+    for setting in settings:
+        if setting.kd_loss_scale != 1.0:
+            label = setting_label(setting, settings) or "loss factor"
+            for alpha in scores.alphas(setting):
+                add(
+                    f"factor on the loss, {label}, α = {alpha:g}",
+                    lambda t, a=alpha, s=setting: number(mean_of(scores.values(Key(s, a, t), "kd_loss_scale_value")), 2),
+                )
+    for alpha in scores.alphas(plain[0]):
+        add(
+            f"target entropy in nats, α = {alpha:g}",
+            lambda t, a=alpha: number(mean_of(scores.values(Key(plain[0], a, t), "target_entropy")), 2),
+        )
+    head = ["", *(f"T = {t:g}" for t in temperatures)]
+    note = "Mean over seeds, from the teacher’s logits on the training images. † g below 0.3."
+    return Table("Gradient scale and softness of the targets", head, rows, note=note) if rows else None
+
+
+def geometry(scores: Scores) -> Table | None:
+    """How tight each teacher's classes are and how far it holds similar ones apart."""
+    rows = []
+    for alpha in scores.alphas(None):
+        values = [scores.mean(Key(None, alpha, None), m) for m in (scores.metric, "tightness", "separation")]
+        if values[1] or values[2]:
+            rows.append([f"α = {alpha:g}", uncertain(values[0]), uncertain(values[1], 3), uncertain(values[2], 3)])
+    note = (
+        "Tightness: spread inside a class over the mean distance between centroids (smaller: tighter). "
+        "Separation: distance to similar classes over distance to similar and dissimilar ones (larger: further apart)."
+    )
+    head = ["teacher", NAMES.get(scores.metric, scores.metric), "tightness", "separation"]
+    return Table("The teachers’ own geometry (training images)", head, rows, note=note) if rows else None
+
+
+def eta_summary(found: Sequence[EtaSummary]) -> Table:
+    """S1, S2, the systematic share and its chance level of one setting: a row for each split, α and T."""
+    rows = [
+        [
+            f"α = {one.alpha:g}, T = {one.low:g} → {one.high:g}",
+            one.split,
+            _range(one.similar, 2, sign=True),
+            _range(one.dissimilar, 2, sign=True),
+            _range(one.systematic, 0, " %"),
+            "–" if one.chance is None else f"{number(one.chance, 0)} %",
+        ]
+        for one in found
+    ]
+    first = found[0]
+    over = f"{first.targets} targets" + (f" and {first.seeds} seeds, resampled together" if first.seeds > 1 else ", one seed")
+    note = (
+        f"Brackets: 95 % bootstrap interval over {over}. Chance: the same share when two seeds of one cell are compared, "
+        f"averaged over T1 and T2{_pairs(first)}."
+    )
+    head = ["", "split", "η S1 (similar), %", "η S2 (dissimilar), %", "systematic", "chance"]
+    return Table("Diffusion index η, mean over targets", head, rows, labels=2, note=note)
+
+
+def eta_targets(found: Sequence[EtaSummary], limit: int) -> Table:
+    """Every target of one setting and split, averaged over seeds; at most `limit` of them."""
+    columns = [(one, {t.target: t for t in by_target(one)}) for one in found]
+    targets = distinct(name for _, table in columns for name in table)
+    head = ["target"]
+    for one in found:
+        head += [f"α = {one.alpha:g}, {one.low:g} → {one.high:g}: S1", "S2", "syst."]
+    rows = []
+    for target in targets[:limit]:
+        row = [target]
+        for _, table in columns:
+            t = table.get(target)
+            row += [number(t.similar, 1, sign=True), number(t.dissimilar, 1, sign=True), _share(t.systematic)] if t else ["–"] * 3
+        rows.append(row)
+    cut = f" The first {limit} of {len(targets)} targets; all are in eta.csv." if len(targets) > limit else ""
+    return Table(f"η of each target, {found[0].split}", head, rows, note=f"In percent, mean over seeds.{cut}")
+
+
+def _ordered_keys(scores: Scores, settings: Sequence[Setting]) -> list[Key]:
+    order: list[Setting | None] = [None, *settings]
+    return sorted(scores.cells, key=lambda k: (order.index(k.setting), k.alpha, k.temperature or 0.0))
+
+
+def _difference(scores: Scores, first: Rise | None, second: Rise | None) -> str:
+    return uncertain(difference_of_rises(scores, first, second) if first and second else None, sign=True)
+
+
+def smoothing_effects(scores: Scores, setting: Setting) -> list[tuple[Rise, str]]:
+    """How much more each smoothed α changes from lowest to highest T than α = 0."""
+    found = rises(scores, setting)
+    plain = next((r for r in found if not r.alpha), None)
+    return [(r, _difference(scores, r, plain)) for r in found if r.alpha and plain]
+
+
+def _gradient_cell(g: float | None) -> str:
+    return "–" if g is None else gradient(g) + (" †" if g < SMALL_GRADIENT else "")
+
+
+def _range(value: Range, digits: int, unit: str = "", *, sign: bool = False) -> str:
+    text = number(value.value, digits, sign=sign) + unit
+    if value.low is None or value.high is None:
+        return text
+    return f"{text} ({number(value.low, digits, sign=sign)} to {number(value.high, digits, sign=sign)})"
+
+
+def _pairs(one: EtaSummary) -> str:
+    return f" ({one.chance_pairs} comparisons)" if one.chance_pairs else "; it needs two seeds"
+
+
+def _share(share: float) -> str:
+    return "yes" if share == 1 else "no" if share == 0 else f"{100 * share:.0f} %"
+
+
+def _join(*parts: str) -> str:
+    return ", ".join(p for p in parts if p)

@@ -1,0 +1,221 @@
+"""The report's sentences, each made from the numbers: the answer, what the gradient's scale means, what is not shown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hf_lskd.study.report_folder import Key, Setting
+from hf_lskd.study.report_numbers import Best, Control, Estimate, Rise, Scores, best_cell, rises
+
+COUNTS = {1: "One", 2: "Two"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Two sentences on one student: what raising T does, and which cell is best; `basis` says what the intervals are."""
+
+    student: str
+    first: str
+    second: str
+    basis: str
+    badge: str
+
+
+def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
+    """The value with a true minus and never "−0.0"; an en dash where there is none."""
+    if value is None:
+        return "–"
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    if not text.strip("+-0."):
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def uncertain(estimate: Estimate | None, digits: int = 1, *, sign: bool = False) -> str:
+    """ "7.5 ± 0.8" over seeds, "7.5 (6.2 to 8.8)" over examples, the value alone without an interval."""
+    if estimate is None:
+        return "–"
+    if estimate.low is None or estimate.high is None:
+        return number(estimate.value, digits, sign=sign)
+    half = (estimate.high - estimate.low) / 2
+    digits += half < 0.5 * 10**-digits  # never "± 0.0"
+    value = number(estimate.value, digits, sign=sign)
+    if estimate.kind == "seeds":
+        return f"{value} ± {number(half, digits)}"
+    return f"{value} ({number(estimate.low, digits, sign=sign)} to {number(estimate.high, digits, sign=sign)})"
+
+
+def listed(items: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
+
+
+def smoothing(alpha: float) -> str:
+    """How a sentence names the teacher's α."""
+    return f"with α = {alpha:g}" if alpha else "without smoothing"
+
+
+def setting_label(setting: Setting, among: Sequence[Setting]) -> str:
+    """What tells this setting from the others of the study, in words; empty where it is the only one."""
+    parts = []
+    if len({s.student for s in among}) > 1:
+        parts.append(setting.student)
+    if len({s.kd_loss_scale for s in among}) > 1:
+        scale = setting.kd_loss_scale
+        named = {1.0: "T² as in the paper", "equalised": "equalised"}
+        parts.append(named.get(scale) or f"soft loss × {scale:g}")
+    if len({s.kd_weight for s in among}) > 1:
+        parts.append(f"KD weight {setting.kd_weight:g}")
+    if len({s.scale_student for s in among}) > 1:
+        parts.append("student's logits " + ("divided by T" if setting.scale_student else "not divided by T"))
+    if len({s.student_label_smoothing for s in among}) > 1:
+        parts.append(f"student's own α {setting.student_label_smoothing:g}")
+    if len({s.kd_top_k for s in among}) > 1:
+        parts.append(f"top {setting.kd_top_k}" if setting.kd_top_k else "all classes")
+    return ", ".join(parts)
+
+
+def key_label(key: Key, among: Sequence[Setting]) -> str:
+    """ "α = 0, T = 2", with what tells its setting from the others."""
+    extra = setting_label(key.setting, among) if key.setting else ""
+    return f"α = {key.alpha:g}, T = {key.temperature:g}" + (f", {extra}" if extra else "")
+
+
+def answer(scores: Scores, student: str) -> Answer:
+    """The two sentences that the page begins with, for one student."""
+    settings = scores.settings(student)
+    found = rises(scores, settings[0])
+    best = best_cell(scores, student)
+    estimates = [r.change for r in found] + ([best.score] if best else [])
+    basis, badge = _basis(estimates)
+    few = min((e.seeds for e in estimates), default=0)
+    lead = f"{COUNTS[few]} seed{'s' if few > 1 else ''}: " if few in COUNTS else ""
+    first = _rise_sentence(found, settings)
+    return Answer(student, lead + (first[0].lower() + first[1:] if lead else first), _best_sentence(best, settings), basis, badge)
+
+
+def _basis(estimates: Sequence[Estimate]) -> tuple[str, str]:
+    kinds = {e.kind for e in estimates}
+    few = min((e.seeds for e in estimates), default=0)
+    seeds = f"{few} seed" + ("s" if few != 1 else "")
+    if kinds == {"seeds"}:
+        text = f"± is a 95 % interval (Student t) over {seeds}; differences are taken seed by seed."
+        return text, f"{seeds} · 95 % t interval"
+    if "examples" in kinds:
+        text = (
+            f"{COUNTS.get(few, seeds)} seed{'s' if few > 1 else ''} only. The intervals in brackets are a paired bootstrap "
+            "over the validation examples (95 %): they say how much hangs on the choice of examples, and nothing about "
+            "another seed. With at least 3 seeds this page gives intervals over seeds."
+        )
+        return text, f"{'one seed' if few == 1 else seeds} · bootstrap over test examples"
+    text = (
+        f"{COUNTS.get(few, seeds)} seed{'s' if few > 1 else ''} only and no stored predictions, so there is no interval. "
+        "With at least 3 seeds this page gives one."
+    )
+    return text, f"{'one seed' if few == 1 else seeds} · no interval"
+
+
+def _rise_sentence(found: Sequence[Rise], settings: Sequence[Setting]) -> str:
+    if not found:
+        return "This study has no two temperatures finished for every α, so it does not say what raising T costs."
+    smoothed_first = [r for r in found if r.alpha] + [r for r in found if not r.alpha]
+    head, *rest = smoothed_first
+    start = f"{smoothing(head.alpha)}, raising T from {head.low:g} to {head.high:g} {_clause(head.change, True)}"
+    text = "; ".join([start, *(f"{smoothing(r.alpha)} it {_clause(r.change)}" for r in rest)]) + "."
+    only_axis = {s.kd_loss_scale for s in settings}
+    if len(settings) > len(only_axis):  # another axis than the loss scale: the sentence is about the first setting
+        text = f"{setting_label(settings[0], settings)}: {text}"
+    verdicts = {r.change.verdict for r in found}
+    if verdicts <= {"open"}:
+        return f"The intervals do not allow an answer: {text}"
+    if verdicts <= {"unknown"}:
+        return f"Without intervals this is not yet an answer: {text}"
+    return text[0].upper() + text[1:]
+
+
+def _clause(change: Estimate, with_unit: bool = False) -> str:
+    unit = " points" if with_unit or not change.settled else ""
+    match change.verdict:
+        case "falls":
+            return f"costs {_with_unit(change.negated(), unit)}"
+        case "rises":
+            return f"gains {_with_unit(change, unit)}"
+        case "same":
+            return f"costs nothing ({_inside(change)})"
+        case "open":
+            return f"cannot be told from no change ({_inside(change)}{unit})"
+        case _:
+            return f"changes the score by {number(change.value, sign=True)} points"
+
+
+def _with_unit(estimate: Estimate, unit: str) -> str:
+    if estimate.kind == "examples":
+        value, interval = uncertain(estimate).split(" ", 1)
+        return f"{value}{unit} {interval}"
+    return uncertain(estimate) + unit
+
+
+def _inside(estimate: Estimate) -> str:
+    """The estimate as it stands inside brackets."""
+    return uncertain(estimate, sign=True).replace(" (", ", ").rstrip(")")
+
+
+def _best_sentence(best: Best | None, settings: Sequence[Setting]) -> str:
+    if best is None:
+        return "No student is finished, so there is no best cell."
+    name, score = key_label(best.key, settings), _inside_percent(best.score)
+    if not best.others:
+        return f"There is one cell only: {name} ({score})."
+    if len(best.rivals) == best.others:
+        if best.score.kind == "none":
+            return f"The highest is {name} ({score}), but without intervals it cannot be told from any other cell."
+        return f"No cell can be called best: the highest, {name} ({score}), cannot be told from any other."
+    if best.rivals:
+        return f"Best: {name} ({score}), which cannot be told from {_grouped(best.rivals, settings)}."
+    assert best.runner_up is not None  # no rivals, so each lead has an interval
+    next_key, lead = best.runner_up
+    return f"Best: {name} ({score}), ahead of the next, {key_label(next_key, settings)}, by {uncertain(lead)}."
+
+
+def _inside_percent(estimate: Estimate) -> str:
+    return uncertain(estimate).replace(" (", " %, ").rstrip(")") + ("" if estimate.kind == "examples" else " %")
+
+
+def _grouped(keys: Sequence[Key], settings: Sequence[Setting]) -> str:
+    groups: dict[tuple[float, str], list[float]] = {}
+    for key in sorted(keys, key=lambda k: (k.alpha, k.temperature or 0.0)):
+        label = setting_label(key.setting, settings) if key.setting else ""
+        groups.setdefault((key.alpha, label), []).append(key.temperature or 0.0)
+    texts = [
+        f"α = {alpha:g} at T = {listed([f'{t:g}' for t in ts])}" + (f", {label}" if label else "")
+        for (alpha, label), ts in groups.items()
+    ]
+    return "; ".join(texts)
+
+
+def control_sentence(found: Control) -> str:
+    """What is left of a rise of T once the gradient's scale no longer changes with it."""
+    paper, twin, difference = found.paper.change, found.equalised.change, found.difference
+    start = (
+        f"{smoothing(found.paper.alpha).capitalize()}, T = {found.paper.low:g} → {found.paper.high:g}: "
+        f"{uncertain(paper, sign=True)} points as in the paper, {uncertain(twin, sign=True)} with the gradient’s "
+        f"scale equalised (difference {uncertain(difference, sign=True)})."
+    )
+    if "unknown" in (paper.verdict, twin.verdict, difference.verdict):
+        return f"{start} Without intervals this settles nothing."
+    if not (paper.verdict == "falls" and paper.notable):
+        also = "; equalising changes the rise all the same" if difference.notable else ""
+        return f"{start} There is no fall of a point or more to explain{also}."
+    if difference.verdict != "rises":
+        if twin.verdict == "falls" and difference.verdict == "same":
+            return f"{start} The fall stays: the gradient’s scale does not explain it here."
+        return f"{start} The intervals do not allow to say whether the gradient’s scale explains the fall."
+    if twin.verdict == "falls":
+        return (
+            f"{start} Equalising takes away {uncertain(difference)} points of the fall; the rest "
+            f"({uncertain(twin.negated())}) is not explained by the gradient’s scale."
+        )
+    remains = "nothing of it is left" if twin.verdict in ("same", "rises") else "no fall can be told from zero any more"
+    return (
+        f"{start} With the scale equalised {remains}: here the fall goes with the smaller gradient "
+        "and need not be due to the softness of the targets."
+    )

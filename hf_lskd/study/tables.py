@@ -1,0 +1,164 @@
+"""A study's tables from its cells' files: results.csv, eta.csv, eta_chance.csv, projections.json."""
+
+import csv
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from hf_lskd.analysis.diffusion import eta_table
+from hf_lskd.analysis.semantics import SimilarSets, sets_signature
+from hf_lskd.analysis.statistics import ClassStatistics
+from hf_lskd.recipe import Recipe
+from hf_lskd.record import CELL_FIELDS, MODEL, STATISTICS, Cell, write_json
+from hf_lskd.study.projections import projection_rows
+from hf_lskd.tasks.image_classification import SPLITS, ImageClassification
+
+RESULTS = "results.csv"
+ETA = "eta.csv"
+CHANCE = "eta_chance.csv"
+PROJECTIONS = "projections.json"
+
+COLUMN = (
+    "student",
+    "label_smoothing",
+    "kd_weight",
+    "kd_loss_scale",
+    "scale_student",
+    "student_label_smoothing",
+    "kd_top_k",
+)
+RESULT_FIELDS = (
+    "name", "role", "student", "label_smoothing", "temperature", "kd_weight", "kd_loss_scale", "kd_loss_scale_value", "scale_student",
+    "student_label_smoothing", "kd_top_k", "seed", "status", "top1", "top5", "ece", "nll", "train_top1", "best_top1", "best_epoch", "agreement",
+    "target_gradient", "target_entropy", "tightness", "separation",
+)  # fmt: skip
+ETA_FIELDS = (
+    *COLUMN,
+    "seed",
+    "T1",
+    "T2",
+    "split",
+    "target",
+    "eta_similar",
+    "eta_dissimilar",
+    "systematic",
+    "reference",
+    "sets",
+)
+
+Row = dict[str, Any]
+
+
+def write_all(
+    folder: Path,
+    recipe: Recipe,
+    task: ImageClassification,
+    records: Sequence[Mapping[str, Any]],
+    sets: Mapping[int, SimilarSets] | None,
+) -> None:
+    """Every table that the study's finished cells allow; each file is replaced whole."""
+    write_csv(folder / RESULTS, RESULT_FIELDS, [result_row(record) for record in records])
+    done = [record for record in records if record["status"] == "complete"]
+    if sets is not None and recipe.eta is not None:
+        write_eta(folder, done, sets, task.class_names, recipe.eta.reference)
+    if recipe.projection is not None and done:
+        write_json(folder / PROJECTIONS, projection_rows(folder, recipe, task, done))
+
+
+def write_eta(
+    folder: Path,
+    records: Sequence[Mapping[str, Any]],
+    sets: Mapping[int, SimilarSets],
+    class_names: Sequence[str],
+    reference: str,
+) -> None:
+    """eta.csv (each temperature pair of each column) and eta_chance.csv (two seeds of one cell)."""
+    students = [record for record in records if record["role"] == "student"]
+    same = {"reference": reference, "sets": sets_signature(sets)}
+    means = {record["name"]: centroids(folder, record) for record in students}
+
+    def rows(pairs: Iterable[tuple[Any, Any, Any]]) -> list[Row]:
+        return [
+            {**{key: low[key] for key in COLUMN}, "seed": seed, "T1": low["temperature"], "T2": high["temperature"], "split": split,
+             "target": class_names[found.target], "eta_similar": found.similar, "eta_dissimilar": found.dissimilar,
+             "systematic": found.systematic, **same}
+            for low, high, seed in pairs
+            for split in SPLITS
+            for found in eta_table(means[low["name"]][split], means[high["name"]][split], sets, reference=reference)
+        ]  # fmt: skip
+
+    write_csv(folder / ETA, ETA_FIELDS, rows(temperature_pairs(students)))
+    write_csv(folder / CHANCE, ETA_FIELDS, rows(seed_pairs(students)))
+
+
+def temperature_pairs(students: Sequence[Mapping[str, Any]]) -> Iterable[tuple[Any, Any, Any]]:
+    for column in grouped(students, (*COLUMN, "seed")):
+        for low, high in combinations(sorted(column, key=lambda record: record["temperature"]), 2):
+            yield low, high, low["seed"]
+
+
+def seed_pairs(students: Sequence[Mapping[str, Any]]) -> Iterable[tuple[Any, Any, Any]]:
+    for cell in grouped(students, (*COLUMN, "temperature")):
+        for low, high in combinations(sorted(cell, key=lambda record: record["seed"]), 2):
+            yield low, high, f"{low['seed']}|{high['seed']}"
+
+
+def grouped(records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[list[Mapping[str, Any]]]:
+    groups: dict[tuple, list] = defaultdict(list)
+    for record in records:
+        groups[tuple(record[key] for key in keys)].append(record)
+    return list(groups.values())
+
+
+def centroids(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """`[C, D]` class means of a cell, per split."""
+    tensors = load_file(folder / "cells" / record["name"] / STATISTICS)
+    return {split: ClassStatistics.from_tensors(tensors, f"{split}.").mean for split in SPLITS}
+
+
+def result_row(record: Mapping[str, Any]) -> Row:
+    """One cell as a row of results.csv: nothing of it depends on when or how often the study was interrupted."""
+    trained = [point for point in record["curve"] if "agreement" in point]
+    best = record["best"] or {}
+    return {
+        **{key: record.get(key) for key in RESULT_FIELDS},
+        **record["metrics"],
+        **record.get("class_geometry", {}),
+        "best_top1": best.get("top1"),
+        "best_epoch": best.get("epoch"),
+        "agreement": trained[-1]["agreement"] if trained else None,
+    }
+
+
+def write_csv(path: Path, fields: Sequence[str], rows: Iterable[Row]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(fields)
+        writer.writerows([[shown(row.get(key)) for key in fields] for row in rows])
+    os.replace(temporary, path)
+
+
+def shown(value: Any) -> str:
+    """A value as the tables write it: nothing for None, true/false, floats to six significant decimals."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return str(round(value, 6)) if math.isfinite(value) else str(value)
+    return str(value)
+
+
+def cell_of(record: Mapping[str, Any]) -> Cell:
+    return Cell(**{key: record[key] for key in CELL_FIELDS})
+
+
+def model_folder(folder: Path, record: Mapping[str, Any]) -> Path:
+    return folder / "cells" / record["name"] / MODEL

@@ -1,0 +1,272 @@
+"""Image classification as one kind of work: data, models and metrics for teachers and students, and how a cell is trained."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+from transformers import PrinterCallback
+
+from hf_lskd import models
+from hf_lskd.analysis.calibration import expected_calibration_error
+from hf_lskd.analysis.gradient import TargetGradient
+from hf_lskd.analysis.statistics import ClassStatistics
+from hf_lskd.arguments import DistillationArguments
+from hf_lskd.data.dataset import ImageDataset
+from hf_lskd.data.images import ImageSource, load_images
+from hf_lskd.errors import InputError, nearest
+from hf_lskd.recipe import ModelSpec, Recipe
+from hf_lskd.record import Cell
+from hf_lskd.trainer import DistillationTrainer
+
+SPLITS = ("train", "validation")
+
+
+class SplitReading(NamedTuple):
+    """One evaluation pass over a split: the statistics of the embeddings, and per example what was said of it."""
+
+    statistics: ClassStatistics
+    predictions: dict[str, Tensor]  # label, prediction, confidence, nll, rank: each [N], in the data's order
+    targets: TargetGradient | None
+
+
+class Features(NamedTuple):
+    """Penultimate embeddings `[N, D]` of some classes, their labels `[N]`, and the classifier that reads them."""
+
+    features: Tensor
+    labels: Tensor
+    weight: Tensor  # [C, D]
+    bias: Tensor | None  # [C]
+
+
+class ImageClassification:
+    """The data of a recipe, opened once, and everything that a cell of its study does with them."""
+
+    metric = "top1"
+
+    def __init__(self, recipe: Recipe, cache_dir: Path | None = None) -> None:
+        self.recipe = recipe
+        self.data = recipe.data.to_dict()
+        self.source: ImageSource = load_images(self.data, cache_dir=cache_dir)
+        self.class_names = self.source.class_names
+
+    def class_index(self, name: str) -> int:
+        """The index of a class by name. Raises InputError with the nearest names."""
+        if name not in self.class_names:
+            raise InputError(
+                f"class {name!r}", f"one of the data's {len(self.class_names)} classes", nearest(name, self.class_names)
+            )
+        return self.class_names.index(name)
+
+    # ---- What a cell is made of
+
+    def spec(self, cell: Cell) -> ModelSpec:
+        """The model that a cell trains, or the finished teacher that the recipe brings in its place."""
+        if cell.role == "teacher":
+            path = (self.recipe.teacher.path or {}).get(cell.label_smoothing)
+            return self.recipe.teacher if path is None else replace(self.recipe.teacher, model=path)
+        return next(student for student in self.recipe.students if student.name == cell.student)
+
+    def data_config(self, spec: ModelSpec) -> dict[str, Any]:
+        """How images are prepared for a model (timm's keys): its own configuration, and what the recipe says otherwise."""
+        import timm.data
+
+        data = self.data
+        own = models.pretrained_cfg(spec.model)
+        config = timm.data.resolve_data_config(pretrained_cfg=own, verbose=False)
+        size = data.get("image_size") or spec.model_args.get("img_size")
+        if size is not None:
+            config["input_size"] = (3, size, size)
+            config["crop_pct"] = 1.0
+        for key in ("mean", "std", "crop_pct"):
+            if data.get(key) is not None:
+                config[key] = tuple(data[key]) if key != "crop_pct" else data[key]
+        return config
+
+    def build(self, cell: Cell) -> Any:
+        """The cell's model before training; its initial weights depend on the cell's seed and role alone, not on α or T."""
+        spec = self.spec(cell)
+        with torch.random.fork_rng():
+            torch.manual_seed(derived_seed(cell.seed, "model", cell.role, cell.student))
+            return models.load_image_classifier(
+                spec.model,
+                class_names=self.class_names,
+                pretrained=spec.pretrained,
+                model_args=spec.model_args,
+                data_config={k: v for k, v in self.data_config(spec).items() if k != "crop_mode"},
+            )
+
+    def dataset(self, spec: ModelSpec, split: str, *, train: bool, seed: int = 0) -> ImageDataset:
+        """`split` as a torch data set: under the training transform (pure in seed, epoch and index) or the evaluation one."""
+        data = self.data
+        images = getattr(self.source, split)
+        if not train:
+            return ImageDataset(images, self.data_config(spec), num_classes=len(self.class_names))
+        mix = {key: data.get(key) or 0.0 for key in ("mixup", "cutmix")}
+        return ImageDataset(
+            images,
+            self.data_config(spec),
+            augmentation=data.get("augmentation") or "none",
+            train=True,
+            data_seed=derived_seed(seed, "data"),
+            mix=mix if any(mix.values()) else None,
+            num_classes=len(self.class_names),
+        )
+
+    def arguments(self, cell: Cell, folder: Path, loss_scale: float) -> DistillationArguments:
+        """The cell's training arguments: the recipe's, the model's own, and what the grid says."""
+        spec, switches = self.spec(cell), self.recipe.switches
+        merged = {**QUIET, **self.recipe.training_of(spec)}
+        student = cell.role == "student"
+        return DistillationArguments(
+            output_dir=str(folder),
+            seed=derived_seed(cell.seed, "training"),
+            data_seed=derived_seed(cell.seed, "data"),
+            label_smoothing_factor=(cell.student_label_smoothing or 0.0) if student else cell.label_smoothing,
+            kd_temperature=cell.temperature if student else 1.0,
+            kd_weight=cell.kd_weight if student else 1.0,
+            kd_scale_student=cell.scale_student if student else True,
+            kd_top_k=cell.kd_top_k,
+            kd_loss_scale=loss_scale,
+            model_ema=switches.ema,
+            sync_batch_norm=switches.sync_batchnorm,
+            channels_last=switches.channels_last,
+            **merged,
+        )
+
+    def trainer(
+        self,
+        cell: Cell,
+        folder: Path,
+        *,
+        teacher: Path | None = None,
+        loss_scale: float = 1.0,
+        callbacks: Sequence[Any] = (),
+    ) -> DistillationTrainer:
+        """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student."""
+        spec = self.spec(cell)
+        args = self.arguments(cell, folder, loss_scale)
+        trainer = DistillationTrainer(
+            self.build(cell),
+            args,
+            train_dataset=self.dataset(spec, "train", train=True, seed=cell.seed),
+            eval_dataset=self.dataset(spec, "validation", train=False),
+            compute_metrics=top_accuracies,
+            preprocess_logits_for_metrics=label_ranks,
+            callbacks=list(callbacks),
+            teacher_model=str(teacher) if teacher is not None else None,
+        )
+        trainer.remove_callback(PrinterCallback)  # the study has its own progress line, the record its own curve
+        return trainer
+
+    # ---- What is measured of a trained cell
+
+    def read_split(
+        self, trainer: DistillationTrainer, spec: ModelSpec, split: str, temperatures: Iterable[float] = ()
+    ) -> SplitReading:
+        """One pass over a split under the evaluation transform: embeddings' statistics, predictions, and g of its logits."""
+        statistics: ClassStatistics | None = None
+        targets = TargetGradient(temperatures) if tuple(temperatures) else None
+        rows: list[dict[str, Tensor]] = []
+        for batch in trainer.penultimate(self.dataset(spec, split, train=False)):
+            if statistics is None:
+                statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
+            statistics.update(batch.features, batch.labels)
+            rows.append(say(batch.logits, batch.labels, batch.example_id))
+            if targets is not None:
+                targets.update(batch.logits)
+        assert statistics is not None  # a source refuses an empty split
+        statistics = trainer.merged(statistics)
+        targets = None if targets is None else trainer.merged(targets)
+        return SplitReading(statistics, in_order(trainer.gathered(rows)), targets)
+
+    def metrics(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
+        """top1, top5 and ece in percent, nll in nats, over one split's predictions."""
+        correct = predictions["prediction"] == predictions["label"]
+        return {
+            "top1": 100 * float(correct.double().mean()),
+            "top5": 100 * float((predictions["rank"] < 5).double().mean()),
+            "ece": expected_calibration_error(predictions["confidence"], correct),
+            "nll": float(predictions["nll"].double().mean()),
+        }
+
+    def reader(self, cell: Cell, folder: Path, dataset: Any = None) -> DistillationTrainer:
+        """A trainer around the finished model in `folder`, for reading only."""
+        args = DistillationArguments(output_dir=str(folder), **{**QUIET, "eval_strategy": "no"})
+        return DistillationTrainer(models.load_trained(str(folder)), args, eval_dataset=dataset)
+
+    def features(self, cell: Cell, folder: Path, classes: Sequence[int], split: str, most: int) -> Features:
+        """Embeddings of the first `most` examples of each class, from the model saved in `folder`."""
+        labels = np.asarray(getattr(self.source, split).labels)
+        wanted = np.concatenate([np.flatnonzero(labels == c)[:most] for c in classes])
+        dataset = Subset(self.dataset(self.spec(cell), split, train=False), wanted.tolist())
+        trainer = self.reader(cell, folder, dataset)
+        batches = list(trainer.penultimate())
+        head = models.find_classifier(trainer.model)
+        return Features(
+            torch.cat([batch.features for batch in batches]).cpu(),
+            torch.cat([batch.labels for batch in batches]).cpu(),
+            head.weight.detach().flatten(1).cpu(),
+            None if head.bias is None else head.bias.detach().cpu(),
+        )
+
+
+# Training arguments that a study sets unless the recipe says otherwise: silent, no checkpoints, one evaluation an epoch.
+QUIET: dict[str, Any] = {
+    "report_to": "none",
+    "disable_tqdm": True,
+    "eval_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "save_strategy": "no",
+    "per_device_eval_batch_size": 256,
+    "dataloader_pin_memory": torch.cuda.is_available(),
+}
+
+
+def derived_seed(seed: int, *use: str) -> int:
+    """A seed for one use, so that what two uses draw from one seed is unrelated."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *use)).encode()).digest()[:4], "big") % 2**31
+
+
+def label_ranks(logits: Any, labels: Tensor) -> Tensor:
+    """`[N]`: how many classes a model puts before the right one. All that top-k accuracies need of `[N, C]` logits."""
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    right = logits.gather(-1, labels.unsqueeze(-1))
+    return (
+        (logits > right).sum(-1)
+        + (logits == right).float().cumsum(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1).long()
+        - 1
+    )
+
+
+def top_accuracies(prediction: Any) -> dict[str, float]:
+    """top-1 and top-5 in percent from `label_ranks`."""
+    ranks = np.asarray(prediction.predictions)
+    return {"top1": 100 * float((ranks < 1).mean()), "top5": 100 * float((ranks < 5).mean())}
+
+
+def say(logits: Tensor, labels: Tensor, example_id: Tensor | None) -> dict[str, Tensor]:
+    """What one batch of logits says of each example, on the CPU."""
+    log_probs = torch.log_softmax(logits.float(), dim=-1)
+    confidence, prediction = log_probs.max(-1)
+    rows = {
+        "label": labels,
+        "prediction": prediction,
+        "confidence": confidence.exp(),
+        "nll": -log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1),
+        "rank": label_ranks(logits, labels),
+        "example_id": example_id if example_id is not None else torch.arange(len(labels)),
+    }
+    return {key: value.cpu() for key, value in rows.items()}
+
+
+def in_order(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Batches of all processes as one table in the data's order."""
+    table = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+    order = table.pop("example_id").argsort()
+    return {key: value[order] for key, value in table.items()}

@@ -1,0 +1,448 @@
+"""`transformers.Trainer` with α and T: cross-entropy with label smoothing, and with a teacher, distillation."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hf_lskd import losses, models
+from hf_lskd.arguments import check_distillation
+from hf_lskd.ema import EmaCallback
+from hf_lskd.errors import InputError
+from hf_lskd.teacher import IMAGES, Teacher, call_on_images, logits_of, prepare_teacher
+
+if TYPE_CHECKING:
+    from hf_lskd.analysis.statistics import ClassStatistics
+
+if TYPE_CHECKING:
+    Stock = Trainer
+else:  # at run time the subclass brings its own stock trainer
+    Stock = object
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE_ID = "example_id"
+LOGGED = ("hard_loss", "soft_loss", "target_entropy", "agreement")
+
+
+class PenultimateBatch(NamedTuple):
+    """One batch of the evaluation loop: what the classifier read and said. `example_id` None when the data carry none."""
+
+    features: Tensor  # [B, D]
+    logits: Tensor  # [B, C]
+    labels: Tensor  # [B]
+    example_id: Tensor | None  # [B]
+
+
+class DistillationMixin(Stock):
+    """What image and sequence trainers share; put it before a `transformers.Trainer` class.
+
+    Differences from the stock trainer, all deliberate:
+
+    * Items are counted over the whole accumulated, all-process batch, ragged windows included; the stock trainer averages
+      the micro-batches of models that take no `num_items_in_batch`.
+    * With `average_tokens_across_devices=False` items are local and the loss is not multiplied by the world size.
+    * `eval_nll` (α = 0) is always reported. `eval_loss` without a teacher is the stock trainer's; with one it is the
+      student's hard loss, and the teacher is not run in evaluation.
+    * `example_id` survives `remove_unused_columns` and never reaches the model.
+    * A data set that has `train_sampler()` is read in that order.
+
+    Logged with each training log, beside the stock names: `hard_loss`, and with a teacher `soft_loss`, `target_entropy`
+    (mean entropy of the tempered targets, nats) and `agreement` (share of items whose top class is the teacher's).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | str | None = None,
+        args: TrainingArguments | None = None,
+        *rest: Any,
+        teacher_model: nn.Module | str | Sequence[nn.Module | str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if args is not None:
+            check_distillation(args)
+        student = models.load_image_classifier(model) if isinstance(model, str) else model
+        student = None if student is None else models.as_transformers(student)
+        with smoothing_hidden(args, student):
+            super().__init__(student, args, *rest, **kwargs)
+        self.teacher: Teacher | None = None
+        self._logged = torch.zeros(len(LOGGED), device=self.args.device)
+        self._logged_steps = 0
+        self._eval_rows: list[Tensor] | None = None
+        self._float_labels_are_probabilities: bool | None = None
+        self._epoch_sampler: Any = None
+        self.add_callback(EpochCallback(self))
+        self._ema = EmaCallback(self) if getattr(self.args, "model_ema", None) is not None else None
+        if self._ema is not None:
+            self.add_callback(self._ema)
+        self._place_student()
+        if not hasattr(self.model, "config"):
+            self.label_names = self.args.label_names or ["labels"]
+        if teacher_model is not None:
+            self._take_teacher(teacher_model)
+
+    # ---- Student and teacher
+
+    def _place_student(self) -> None:
+        if getattr(self.args, "sync_batch_norm", False) and self.args.world_size > 1:
+            self.model = self.model_wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        if getattr(self.args, "channels_last", False):
+            self.model.to(memory_format=torch.channels_last)
+
+    def _take_teacher(self, source: Any) -> None:
+        if self.compute_loss_func is not None:
+            raise InputError(
+                "teacher_model together with compute_loss_func",
+                "one of the two",
+                "A custom loss leaves no place for the distillation loss; call hf_lskd.losses from your own function instead.",
+            )
+        self.teacher = prepare_teacher(
+            source,
+            self.model,
+            device=self.args.device,
+            dtype=getattr(self.args, "teacher_dtype", None),
+            data_statistics=self._data_statistics(),
+        )
+        if self.args.torch_compile:
+            self.teacher.compile()
+
+    def _data_statistics(self) -> Any:
+        """(mean, std) that the images were prepared with: the data set's own word, else the image processor's."""
+        for source in (self.train_dataset, self.eval_dataset, self.processing_class):
+            found = models.normalization_of(source)
+            if found is not None:
+                return found
+        return None
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        return models.as_transformers(super().call_model_init(trial))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        check_distillation(self.args)
+        self._logged.zero_()
+        self._logged_steps = 0
+        if self.teacher is not None:
+            self._report_teacher()
+        return super().train(*args, **kwargs)
+
+    def _report_teacher(self, most: int = 2048) -> None:
+        """Log the teacher's accuracy on the first examples of the evaluation (else training) set; warn when it is near chance."""
+        dataset = self.eval_dataset if isinstance(self.eval_dataset, Dataset) else None
+        if self.teacher is None or (dataset is None and not hasattr(self.train_dataset, "__getitem__")):
+            return
+        right = seen = torch.zeros((), device=self.args.device)
+        classes = 2
+        with torch.random.fork_rng():
+            for batch in self.get_eval_dataloader(dataset if dataset is not None else self.train_dataset):
+                inputs = dict(self._prepare_inputs(batch))
+                labels, _ = self._pop_targets(inputs)
+                if not self._owns(labels) or labels.is_floating_point():
+                    return
+                logits = self.teacher.logits(inputs)
+                items = labels.ne(losses.IGNORE_INDEX)
+                right = right + (logits.argmax(-1).eq(labels) & items).sum()
+                seen, classes = seen + items.sum(), logits.shape[-1]
+                if int(seen) >= most:
+                    break
+        accuracy = float(right / seen.clamp(min=1))
+        logger.info("Teacher: top-1 %.1f %% on %d examples.", 100 * accuracy, int(seen))
+        if accuracy < 2 / classes and classes > 2:
+            logger.warning(
+                "The teacher is right on %.1f %% of %d examples, near chance (%.1f %%). Is its head trained, and is its class "
+                "order the data's?",
+                100 * accuracy,
+                int(seen),
+                100 / classes,
+            )
+
+    # ---- Which loss applies
+
+    def _owns(self, labels: Any) -> bool:
+        """Whether our loss applies to a batch with these labels, as far as can be told before the forward pass."""
+        if not isinstance(labels, Tensor) or self.compute_loss_func is not None or self._loss_shifts_labels:
+            return False
+        config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
+        problem = getattr(config, "problem_type", None)
+        if problem not in (None, "single_label_classification") or getattr(config, "num_labels", 2) == 1:
+            return False
+        if labels.is_floating_point():
+            return labels.dim() == 2 and self._are_probabilities(labels, problem)
+        return labels.dim() == 1 or (labels.dim() == 2 and bool(getattr(config, "is_encoder_decoder", False)))
+
+    def _are_probabilities(self, labels: Tensor, problem: str | None) -> bool:
+        """Float labels: distributions (mixup) where the task says single-label, else told from the first batch's row sums."""
+        if problem == "single_label_classification":
+            return True
+        if self._float_labels_are_probabilities is None:
+            sums = labels.sum(-1)
+            self._float_labels_are_probabilities = bool(
+                (labels >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+            )
+        return self._float_labels_are_probabilities
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
+        if (
+            not batch_samples
+            or not isinstance(batch_samples[0], Mapping)
+            or not self._owns(batch_samples[0].get("labels"))
+        ):
+            return super()._get_num_items_in_batch(batch_samples, device)
+        items = torch.stack([losses.count_items(batch["labels"]) for batch in batch_samples]).sum().to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            items = self.accelerator.reduce(items, "sum")
+        return items
+
+    # ---- The loss
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if not self._owns(inputs.get("labels")):
+            return self._stock_loss(model, inputs, return_outputs, num_items_in_batch)
+        model_inputs = dict(inputs)
+        labels, _ = self._pop_targets(model_inputs)
+        outputs = self._forward(model, model_inputs)
+        logits = logits_of(outputs)
+        if logits.shape[:-1] != labels.shape[: logits.dim() - 1] or (
+            labels.is_floating_point() and labels.shape != logits.shape
+        ):
+            return self._stock_loss(model, inputs, return_outputs, num_items_in_batch)
+        evaluating = self._eval_rows is not None
+        if evaluating:
+            self._note_rows(logits, labels)
+            num_items_in_batch = None  # the evaluation loop weighs batches itself
+        terms = self._terms(logits, model_inputs, labels, num_items_in_batch, with_teacher=not evaluating)
+        self.loss_is_scaled_for_ga = True if num_items_in_batch is not None else None
+        loss = terms.total
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes
+        if not evaluating and model.training:
+            self._note_terms(terms, num_items_in_batch)
+        return (loss, as_stock_outputs(outputs)) if return_outputs else loss
+
+    def _terms(
+        self, logits: Tensor, inputs: Mapping[str, Any], labels: Tensor, items: Any, with_teacher: bool
+    ) -> losses.LossTerms:
+        args = self.args
+        temperature = getattr(args, "kd_temperature", 1.0)
+        teacher_logits = self.teacher.logits(inputs, temperature) if self.teacher is not None and with_teacher else None
+        return losses.distillation_loss(
+            logits,
+            teacher_logits,
+            labels,
+            temperature=temperature,
+            kd_weight=getattr(args, "kd_weight", 1.0),
+            smoothing=args.label_smoothing_factor,
+            num_items=items,
+            scale_student=getattr(args, "kd_scale_student", True),
+            top_k=getattr(args, "kd_top_k", None),
+            loss_scale=getattr(args, "kd_loss_scale", 1.0),
+        )
+
+    def _stock_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, num_items_in_batch: Any
+    ) -> Any:
+        if self.teacher is not None:
+            labels = inputs.get("labels")
+            shape = f"labels {tuple(labels.shape)} of {labels.dtype}" if isinstance(labels, Tensor) else "no labels"
+            raise InputError(
+                f"distillation of {type(self.model).__name__} with {shape}",
+                "single-label classification (integer labels [N] or probabilities [N, C]) or an encoder-decoder with labels [B, L]",
+                "Without teacher_model this batch is trained with the model's own loss.",
+            )
+        self.loss_is_scaled_for_ga = None
+        inputs.pop(EXAMPLE_ID, None)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _pop_targets(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        return inputs.pop("labels"), inputs.pop(EXAMPLE_ID, None)
+
+    def _forward(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        """The wrapped model on a batch without labels, so that it computes no loss of its own."""
+        if IMAGES in inputs and not hasattr(self.accelerator.unwrap_model(self.model), "config"):
+            return model(inputs[IMAGES])
+        return model(**inputs)
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        inputs = super()._prepare_inputs(inputs)
+        if getattr(self.args, "channels_last", False) and isinstance(inputs, Mapping) and IMAGES in inputs:
+            inputs = {**inputs, IMAGES: inputs[IMAGES].contiguous(memory_format=torch.channels_last)}
+        return inputs
+
+    # ---- Logging, without a further pass or a synchronisation a step
+
+    def _note_terms(self, terms: losses.LossTerms, items: Any) -> None:
+        values = [terms.hard, terms.soft, terms.target_entropy, terms.agreement]
+        row = torch.stack([(torch.zeros_like(terms.hard) if v is None else v).detach().float() for v in values])
+        self._logged += row if items is not None else row / self.args.gradient_accumulation_steps
+        self._logged_steps += bool(self.accelerator.gradient_state.sync_gradients)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and self._logged_steps:
+            shares = self.args.average_tokens_across_devices
+            total = self.accelerator.reduce(self._logged, "sum" if shares else "mean") / self._logged_steps
+            names = LOGGED if self.teacher is not None else LOGGED[:1]
+            logs.update(zip(names, total.tolist()))
+            self._logged.zero_()
+            self._logged_steps = 0
+        super().log(logs, *args, **kwargs)
+
+    # ---- Evaluation
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        self._eval_rows = []
+        if self._ema is not None:
+            self._ema.swap_in()
+        try:
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+            if self._eval_rows:
+                nll, items = torch.cat(self._eval_rows).double().sum(0).tolist()
+                output.metrics[f"{metric_key_prefix}_nll"] = nll / max(items, 1)
+        finally:
+            self._eval_rows = None
+            if self._ema is not None:
+                self._ema.swap_out()
+        return output
+
+    def _note_rows(self, logits: Tensor, labels: Tensor) -> None:
+        """Per-example negative log-likelihoods of this batch, from all processes, the padded tail dropped."""
+        assert self._eval_rows is not None
+        rows = losses.nll_rows(logits.detach(), labels)
+        self._eval_rows.append(self.accelerator.gather_for_metrics(rows))
+
+    # ---- The penultimate layer
+
+    @torch.no_grad()
+    def penultimate(self, dataset: Any = None) -> Iterator[PenultimateBatch]:
+        """This process's share of the evaluation loop, batch by batch: the classifier's input beside logits and labels.
+
+        In eval mode, each example once: the rows that pad the last batch to equal size on every process are dropped.
+        `dataset` None: the evaluation set. Raises InputError when no classifier can be found.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        was_training = model.training
+        model.eval()
+        captured: list[Tensor] = []
+        hook = models.find_classifier(model).register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+        try:
+            for batch in self.get_eval_dataloader(dataset):
+                inputs = dict(self._prepare_inputs(batch))
+                labels, ids = self._pop_targets(inputs)
+                images = inputs.get(IMAGES)
+                logits = logits_of(model(**inputs)) if images is None else call_on_images(model, model, images, inputs)
+                features = captured.pop().flatten(1)
+                captured.clear()
+                mine = self._real_rows(labels.shape[0])
+                yield PenultimateBatch(
+                    features[:mine], logits[:mine], labels[:mine], None if ids is None else ids[:mine]
+                )
+        finally:
+            hook.remove()
+            model.train(was_training)
+
+    def _real_rows(self, rows: int) -> int:
+        """How many of this process's rows of the current batch are not padding of the data loader's last batch."""
+        state = self.accelerator.gradient_state
+        processes = self.accelerator.num_processes
+        if processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return rows
+        return min(max(state.remainder - self.accelerator.process_index * rows, 0), rows)
+
+    def class_statistics(self, dataset: Any = None) -> "ClassStatistics":
+        """Per-class sums of the penultimate embeddings over `dataset` (None: the evaluation set), merged over processes.
+
+        In eval mode, each example once; no features are gathered. Raises InputError when no classifier can be found.
+        """
+        from hf_lskd.analysis.statistics import ClassStatistics
+
+        statistics: ClassStatistics | None = None
+        for batch in self.penultimate(dataset):
+            if statistics is None:
+                statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
+            statistics.update(batch.features, batch.labels)
+        if statistics is None:
+            raise InputError("an empty data set", "at least one example")
+        return self.merged(statistics)
+
+    def merged(self, part: Any) -> Any:
+        """One thing from the parts of all processes, by its own `merge`."""
+        first, *others = self.gathered([part])
+        for other in others:
+            first.merge(other)
+        return first
+
+    def gathered(self, parts: list) -> list:
+        """The parts of all processes, in the order of their ranks."""
+        if self.accelerator.num_processes == 1:
+            return parts
+        from accelerate.utils import gather_object
+
+        return gather_object(parts)
+
+    # ---- Data
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        wanted = [EXAMPLE_ID] if hasattr(self.model, "config") else [EXAMPLE_ID, IMAGES, "labels"]
+        self._signature_columns += [name for name in wanted if name not in self._signature_columns]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        own = getattr(dataset, "train_sampler", None)
+        if own is None:
+            return super()._get_train_sampler(train_dataset)
+        self._epoch_sampler = own()
+        return self._epoch_sampler
+
+
+class DistillationTrainer(DistillationMixin, Trainer):
+    """`transformers.Trainer` for image (and other single-label) classification, distilling from `teacher_model` when given.
+
+    Takes the stock trainer's parameters in its order; `model` may also be a name or path or a bare timm module.
+    `args` may be a plain `TrainingArguments`: the `kd_*` of `hf_lskd.DistillationArguments` then have their defaults.
+    Without a teacher it trains with cross-entropy smoothed by `label_smoothing_factor`: this is how teachers are made.
+    Where our loss does not apply (labels that are no class indices or probabilities, multi-label, causal language models,
+    a `compute_loss_func`) the stock loss does, and a teacher is an InputError.
+    Paper: Chandrasegaran et al., ICML 2022. See `DistillationMixin` for what differs from the stock trainer.
+    """
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the data set's own sampler which epoch begins, also where accelerate's wrappers do not pass it on."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer._epoch_sampler is not None:
+            self.trainer._epoch_sampler.set_epoch(int((state.epoch or 0) + 1e-6))
+
+
+class smoothing_hidden:  # noqa: N801
+    """While the stock constructor runs on a model without `config`, α is 0: it reads `model.config` to set up its own smoother.
+
+    Our loss applies the smoothing for such models, so the stock smoother stays None. (transformers 5.23; drop this when its
+    constructor accepts plain modules.)
+    """
+
+    def __init__(self, args: TrainingArguments | None, model: nn.Module | None) -> None:
+        self.args = args if model is not None and not hasattr(model, "config") else None
+
+    def __enter__(self) -> None:
+        if self.args is not None:
+            self.smoothing, self.args.label_smoothing_factor = self.args.label_smoothing_factor, 0.0
+
+    def __exit__(self, *_: object) -> None:
+        if self.args is not None:
+            self.args.label_smoothing_factor = self.smoothing
+
+
+def as_stock_outputs(outputs: Any) -> Any:
+    """Outputs as the stock evaluation reads them: a mapping, or a tuple whose first entry it drops as the loss."""
+    if isinstance(outputs, Tensor):
+        return {"logits": outputs}
+    return outputs if isinstance(outputs, Mapping) else (None, *outputs)

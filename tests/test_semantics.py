@@ -1,0 +1,99 @@
+"""S1 and S2 from groups."""
+
+import pytest
+
+from hf_lskd.analysis import SimilarSets, sets_from_groups, sets_signature
+from hf_lskd.errors import InputError
+
+GROUPS = ["a", "b"] * 6 + ["c"] * 3  # a: 0 2 4 6 8 10, b: 1 3 5 7 9 11, c: 12 13 14
+
+
+def test_similar_are_the_others_of_the_group_and_dissimilar_are_not() -> None:
+    sets = sets_from_groups(GROUPS, dissimilar=5)
+    assert list(sets) == list(range(12))  # c is too small a group to have targets
+    assert sets[4].similar == (0, 2, 6, 8, 10)
+    for target, one in sets.items():
+        assert all(GROUPS[k] == GROUPS[target] and k != target for k in one.similar)
+        assert all(GROUPS[k] != GROUPS[target] for k in one.dissimilar)
+        assert len(one.dissimilar) == len(set(one.dissimilar)) == 5
+        assert list(one.dissimilar) == sorted(one.dissimilar)
+
+
+def test_the_draw_depends_on_seed_and_target_alone() -> None:
+    every = sets_from_groups(GROUPS, dissimilar=5)
+    assert sets_from_groups(GROUPS, dissimilar=5) == every
+    assert sets_from_groups(GROUPS, dissimilar=5, targets=[7, 2]) == {2: every[2], 7: every[7]}
+    assert sets_from_groups(GROUPS, dissimilar=5, seed=1) != every
+    assert len({every[target].dissimilar for target in (0, 2, 4, 6, 8, 10)}) > 1
+
+
+def test_the_draw_is_the_same_on_every_machine_and_version() -> None:
+    sets = sets_from_groups([f"g{i // 5}" for i in range(50)], dissimilar=4, seed=3, targets=[11])
+    # RandomState([3, 11]).permutation of the 45 others; numpy keeps this stream for good
+    assert sets == {11: SimilarSets((10, 12, 13, 14), (16, 23, 37, 48))}
+
+
+def test_every_dissimilar_class_is_drawn_about_equally_often() -> None:
+    groups = [f"g{i // 5}" for i in range(25)]
+    times = [0] * 25
+    for seed in range(300):
+        for k in sets_from_groups(groups, dissimilar=4, seed=seed, targets=[0])[0].dissimilar:
+            times[k] += 1
+    assert times[:5] == [0] * 5
+    # 300 draws of 4 out of 20: 60 each, standard deviation √(300 · .2 · .8) = 6.9
+    assert all(60 - 5 * 6.9 < n < 60 + 5 * 6.9 for n in times[5:])
+
+
+def test_fewer_dissimilar_classes_than_asked_for_are_all_taken() -> None:
+    assert sets_from_groups(GROUPS, dissimilar=20)[0].dissimilar == (1, 3, 5, 7, 9, 11, 12, 13, 14)
+
+
+def test_min_similar_decides_who_is_a_target() -> None:
+    assert list(sets_from_groups(GROUPS, min_similar=2)) == list(range(15))
+    assert list(sets_from_groups(GROUPS, min_similar=5)) == list(range(12))
+    with pytest.raises(InputError, match=r"no class with 6 similar ones: the largest of 3 groups has 6.*Lower"):
+        sets_from_groups(GROUPS, min_similar=6)
+
+
+def test_a_named_target_without_similar_classes_is_refused() -> None:
+    with pytest.raises(InputError, match=r"class 13 \(group 'c'\) has 2 similar classes.*at least 4"):
+        sets_from_groups(GROUPS, targets=[0, 13])
+    with pytest.raises(InputError, match=r"class 2 \(group 'z'\) has 0 similar"):
+        sets_from_groups(["y", "y", "z"], min_similar=1, targets=[2])
+
+
+@pytest.mark.parametrize("target", [-1, 15])
+def test_a_target_that_does_not_exist_is_refused(target: int) -> None:
+    with pytest.raises(InputError, match=f"target class {target}.*0 to 14"):
+        sets_from_groups(GROUPS, targets=[target])
+
+
+def test_one_single_group_has_nothing_dissimilar() -> None:
+    with pytest.raises(InputError, match="all classes in one group"):
+        sets_from_groups(["a"] * 9)
+
+
+@pytest.mark.parametrize("settings", [{"min_similar": 0}, {"dissimilar": 0}])
+def test_settings_are_checked(settings: dict) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        sets_from_groups(GROUPS, **settings)
+
+
+def test_the_signature_sees_every_change_of_the_sets_and_nothing_else() -> None:
+    sets = sets_from_groups(GROUPS, min_similar=2, dissimilar=3, seed=2)
+    signature = sets_signature(sets)
+    assert signature.startswith("targets:15|similar:2-5|dissimilar:3|sha256:")
+    assert "," not in signature  # it stands in a CSV file
+    assert sets_signature(dict(reversed(sets.items()))) == signature
+    one, other = sets[0], sets[1]
+    for changed in (
+        sets | {0: SimilarSets(one.similar[:-1], one.dissimilar)},
+        sets | {0: other, 1: one},
+        sets_from_groups(GROUPS, min_similar=2, dissimilar=3, seed=3),
+        {target: sets[target] for target in range(12)},
+    ):
+        assert sets_signature(changed) != signature
+
+
+def test_the_signature_of_sets_of_one_size_has_no_range() -> None:
+    assert sets_signature({3: SimilarSets((1, 2), (5,))}).startswith("targets:1|similar:2|dissimilar:1|sha256:")
