@@ -21,13 +21,44 @@ from safetensors.numpy import save_file
 
 from hf_lskd.record import Cell
 
-COLUMN = "student label_smoothing kd_weight kd_loss_scale scale_student student_label_smoothing kd_top_k".split()
-RESULTS = (
-    "name role student label_smoothing temperature kd_weight kd_loss_scale kd_loss_scale_value scale_student "
-    "student_label_smoothing kd_top_k seed status top1 top5 ece nll train_top1 best_top1 best_epoch agreement "
-    "target_gradient target_entropy tightness separation"
-).split()
-ETA = [*COLUMN, *"seed T1 T2 split target eta_similar eta_dissimilar systematic reference sets".split()]
+COLUMN = [
+    "student",
+    "label_smoothing",
+    "kd_weight",
+    "kd_loss_scale",
+    "scale_student",
+    "student_label_smoothing",
+    "kd_top_k",
+]
+RESULTS = [
+    *("name", "role", "student", "label_smoothing", "temperature", "kd_weight", "kd_loss_scale", "kd_loss_scale_value"),
+    *(
+        "scale_student",
+        "student_label_smoothing",
+        "kd_top_k",
+        "seed",
+        "status",
+        "top1",
+        "top5",
+        "ece",
+        "nll",
+        "train_top1",
+    ),
+    *("best_top1", "best_epoch", "agreement", "target_gradient", "target_entropy", "tightness", "separation"),
+]
+ETA = [
+    *COLUMN,
+    "seed",
+    "T1",
+    "T2",
+    "split",
+    "target",
+    "eta_similar",
+    "eta_dissimilar",
+    "systematic",
+    "reference",
+    "sets",
+]
 AXIS = [1.0, 2.0, 3.0, 64.0]  # temperatures between which the numbers below are read off
 TOP1 = {  # design/measured.md, "The demo"; paper/gradient-scale.md for the equalised rows
     (0.0, 1.0): [87.3, 89.1, 88.9, 87.1],
@@ -107,7 +138,12 @@ def resolved_recipe(plan: Plan) -> dict[str, Any]:
         "name": plan.name,
         "task": "image_classification",
         "data": {"source": "glyphs", "fonts": "matplotlib", "size": 20, "variants": 7, "seed": 0},
-        "training": {"per_device_train_batch_size": 128, "learning_rate": 0.2, "optim": plan.optim, "num_train_epochs": 5},
+        "training": {
+            "per_device_train_batch_size": 128,
+            "learning_rate": 0.2,
+            "optim": plan.optim,
+            "num_train_epochs": 5,
+        },
         "teacher": {**model, "training": {"num_train_epochs": 6}, "path": None},
         "students": [{"name": name, **model} for name in plan.students],
         "grid": {
@@ -148,7 +184,13 @@ def make_cell(path: Path, plan: Plan, recipe: dict[str, Any], cell: Cell) -> dic
         "signature": hashlib.sha256(cell.name.encode()).hexdigest(),
         "recipe": recipe,
         "study": {"name": plan.name},
-        "versions": {"python": "3.11.2", "hf_lskd": "0.1.0", "torch": "2.14.1", "transformers": "5.23.0", "timm": "1.0.31"},
+        "versions": {
+            "python": "3.11.2",
+            "hf_lskd": "0.1.0",
+            "torch": "2.14.1",
+            "transformers": "5.23.0",
+            "timm": "1.0.31",
+        },
         "metrics": {},
         "curve": [],
         "best": None,
@@ -188,7 +230,9 @@ def measured(folder: Path, plan: Plan, cell: Cell) -> dict[str, Any]:
         "metrics": metrics,
         "best": {"epoch": 4.0, "top1": top1 + 0.2},
         "curve": curve(cell, top1, rng),
-        "kd_loss_scale_value": None if g is None else (1 / g if cell.kd_loss_scale == "equalised" else cell.kd_loss_scale),
+        "kd_loss_scale_value": None
+        if g is None
+        else (1 / g if cell.kd_loss_scale == "equalised" else cell.kd_loss_scale),
         "target_gradient": g,
         "target_entropy": between(near(cell.label_smoothing, ENTROPY), temperature) if student else None,
         "class_geometry": {
@@ -220,10 +264,19 @@ def curve(cell: Cell, top1: float, rng: np.random.Generator) -> list[dict[str, A
         epoch = step / 106
         loss = 0.1 + 3.5 * np.exp(-epoch) * (1 + 0.3 * np.log(cell.temperature or 1)) + 0.02 * abs(rng.normal())
         point = {"epoch": epoch, "step": step, "loss": loss, "learning_rate": 0.2 * (1 - epoch / 5), "split": "train"}
-        points.append(point | ({"soft_loss": loss, "agreement": 0.85 - 0.5 * np.exp(-epoch)} if cell.temperature else {}))
+        points.append(
+            point
+            | (
+                {"soft_loss": loss, "agreement": 0.85 - 0.5 * np.exp(-epoch) + 0.01 * rng.normal()}
+                if cell.temperature
+                else {}
+            )
+        )
     for epoch in range(1, 6):
         value = top1 - 60 * np.exp(-1.1 * epoch) + 60 * np.exp(-5.5)
-        points.append({"epoch": float(epoch), "step": 106 * epoch, "top1": value, "nll": 0.5, "loss": 0.5, "split": "validation"})
+        points.append(
+            {"epoch": float(epoch), "step": 106 * epoch, "top1": value, "nll": 0.5, "loss": 0.5, "split": "validation"}
+        )
     return sorted(points, key=lambda p: p["step"])
 
 

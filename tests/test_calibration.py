@@ -8,7 +8,7 @@ import torch
 
 from hf_lskd.analysis import expected_calibration_error, per_class_accuracy, reliability_bins
 from hf_lskd.errors import InputError
-from tests.reference_analysis import slow_calibration_error
+from tests.reference import slow_calibration_error
 
 
 def predictions(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -239,7 +239,7 @@ def test_zero_mixing_is_none() -> None:
 
 @pytest.mark.parametrize("key", [-1, 40, (0, 40)])
 def test_an_index_outside_is_an_index_error(key: Any) -> None:
-    with pytest.raises(IndexError, match="of 40"):
+    with pytest.raises(IndexError, match=r"of 40"):
         dataset()[key]
 
 

@@ -62,7 +62,9 @@ def test_names_and_groups_come_from_the_recipe(tmp_path: Path, as_file: bool) ->
     names = [f"digit {k}" for k in range(10)]
     groups: Any = {name: "even" if k % 2 == 0 else "odd" for k, name in enumerate(names)}
     if as_file:
-        (tmp_path / "groups.json").write_text('["even", "odd", "even", "odd", "even", "odd", "even", "odd", "even", "odd"]')
+        (tmp_path / "groups.json").write_text(
+            '["even", "odd", "even", "odd", "even", "odd", "even", "odd", "even", "odd"]'
+        )
         groups = str(tmp_path / "groups.json")
     source = load(write_folder(tmp_path), class_names=names, groups=groups)
     assert source.class_names == tuple(names)
@@ -115,9 +117,9 @@ def test_every_cut_of_a_file_is_noticed(tmp_path: Path) -> None:
 
 
 def test_missing_folder_and_missing_file_say_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a folder.*IDX files"):
+    with pytest.raises(InputError, match=r"not a folder.*IDX files"):
         load(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="data.path: None.*train-images-idx3-ubyte"):
+    with pytest.raises(InputError, match=r"data.path: None.*train-images-idx3-ubyte"):
         load_images({"source": "idx"})
     (write_folder(tmp_path) / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(InputError, match=r"no t10k-labels-idx1-ubyte\[\.gz\] \(it holds: t10k-images.*plain or .gz"):
@@ -143,7 +145,7 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(PIXELS[:0]))
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(LABELS[:0]))
-    with pytest.raises(InputError, match="validation split is empty"):
+    with pytest.raises(InputError, match=r"validation split is empty"):
         load(tmp_path)
 
 

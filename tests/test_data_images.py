@@ -27,16 +27,24 @@ def encoded(picture: Image.Image, kind: str = "png", **options: Any) -> bytes:
 
 
 def test_an_unknown_source_names_the_nearest() -> None:
-    with pytest.raises(InputError, match="'glyph'.*glyphs, digits, idx, dataset.*Did you mean 'glyphs'"):
+    with pytest.raises(InputError, match=r"'glyph'.*glyphs, digits, idx, dataset.*Did you mean 'glyphs'"):
         load_images({"source": "glyph"})
-    with pytest.raises(InputError, match="None.*glyphs, digits"):
+    with pytest.raises(InputError, match=r"None.*glyphs, digits"):
         load_images({})
 
 
 def test_an_unknown_key_names_the_nearest_and_common_keys_are_known() -> None:
-    common = {"image_size": 16, "mean": None, "std": None, "augmentation": "none", "mixup": 0, "cutmix": 0, "crop_pct": 1}
+    common = {
+        "image_size": 16,
+        "mean": None,
+        "std": None,
+        "augmentation": "none",
+        "mixup": 0,
+        "cutmix": 0,
+        "crop_pct": 1,
+    }
     assert len(load_images({"source": "digits", **common}).class_names) == 10
-    with pytest.raises(InputError, match="data.validaton .*Did you mean 'validation'"):
+    with pytest.raises(InputError, match=r"data.validaton .*Did you mean 'validation'"):
         load_images({"source": "digits", "validaton": 0.1})
 
 
@@ -66,28 +74,30 @@ def test_a_share_outside_is_refused(share: Any) -> None:
 
 def test_a_source_checks_its_labels_and_classes() -> None:
     def source(train: list[int], names: tuple[str, ...] = ("a", "b"), groups: Any = None) -> ImageSource:
-        splits = [ArrayImages(np.zeros((len(labels), 2, 2), np.uint8), np.array(labels, int)) for labels in (train, [0, 1])]
+        splits = [
+            ArrayImages(np.zeros((len(labels), 2, 2), np.uint8), np.array(labels, int)) for labels in (train, [0, 1])
+        ]
         return ImageSource(splits[0], splits[1], names, groups, "", "")
 
     assert len(source([0, 1]).train) == 2
     with pytest.raises(InputError, match=r"train split: 1 labels out of range, the first is -1 of example 1.*0 to 1"):
         source([0, -1, 1])
-    with pytest.raises(InputError, match="train split: 1 of 2 classes have no example: 'b'"):
+    with pytest.raises(InputError, match=r"train split: 1 of 2 classes have no example: 'b'"):
         source([0, 0])
-    with pytest.raises(InputError, match="train split is empty"):
+    with pytest.raises(InputError, match=r"train split is empty"):
         source([])
-    with pytest.raises(InputError, match="1 classes.*at least 2"):
+    with pytest.raises(InputError, match=r"1 classes.*at least 2"):
         source([0], ("a",))
-    with pytest.raises(InputError, match="given twice: a"):
+    with pytest.raises(InputError, match=r"given twice: a"):
         source([0, 1], ("a", "a"))
-    with pytest.raises(InputError, match="1 entries.*one a class: 2"):
+    with pytest.raises(InputError, match=r"1 entries.*one a class: 2"):
         source([0, 1], groups=("x",))
 
 
 def test_arrays_of_another_type_or_length_are_refused() -> None:
     with pytest.raises(InputError, match=r"float64\[2, 3, 3\].*uint8"):
         ArrayImages(np.zeros((2, 3, 3)), np.zeros(2))
-    with pytest.raises(InputError, match="2 images with 3 labels"):
+    with pytest.raises(InputError, match=r"2 images with 3 labels"):
         ArrayImages(np.zeros((2, 3, 3), np.uint8), np.zeros(3))
 
 
@@ -146,7 +156,12 @@ def test_one_bit_pictures_are_black_and_white() -> None:
 
 @pytest.mark.parametrize(
     ("orientation", "upright"),
-    [(2, lambda x: x[:, ::-1]), (3, lambda x: x[::-1, ::-1]), (6, lambda x: np.rot90(x, -1)), (8, lambda x: np.rot90(x))],
+    [
+        (2, lambda x: x[:, ::-1]),
+        (3, lambda x: x[::-1, ::-1]),
+        (6, lambda x: np.rot90(x, -1)),
+        (8, lambda x: np.rot90(x)),
+    ],
 )
 def test_a_turned_picture_is_set_upright(orientation: int, upright: Any) -> None:
     picture = Image.fromarray(COLOUR)
@@ -167,14 +182,14 @@ def test_a_damaged_picture_is_named_by_its_path(tmp_path: Path) -> None:
         open_picture(str(path), "example 3")
     with pytest.raises(PictureError, match=r"gone\.png.*cannot be read"):
         open_picture(str(tmp_path / "gone.png"), "example 3")
-    with pytest.raises(PictureError, match="example 3 cannot be read"):
+    with pytest.raises(PictureError, match=r"example 3 cannot be read"):
         open_picture(b"\x89PNG\r\n\x1a\n1234", "example 3")
-    with pytest.raises(PictureError, match="example 3 has no picture"):
+    with pytest.raises(PictureError, match=r"example 3 has no picture"):
         open_picture({"bytes": None, "path": None}, "example 3")
 
 
 def test_pictures_of_unknown_range_are_refused() -> None:
-    with pytest.raises(PictureError, match="mode F.*save it as 8-bit grey"):
+    with pytest.raises(PictureError, match=r"mode F.*save it as 8-bit grey"):
         open_picture(encoded(Image.fromarray(GREY.astype(np.float32)), "tiff"), "example 0")
 
 

@@ -19,7 +19,7 @@ from hf_lskd.analysis import (
     sets_from_groups,
 )
 from hf_lskd.errors import InputError
-from tests.reference_analysis import ETA_CASES, EtaCase, slow_eta
+from tests.reference import ETA_CASES, EtaCase, slow_eta
 
 GROUPS = ["a"] * 6 + ["b"] * 5 + ["c"] * 5 + ["d"] * 2  # 18 classes
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from hf_lskd.analysis import TargetGradient, equalised_loss_scale, target_entropy, target_gradient
 from hf_lskd.errors import InputError
-from tests.reference_analysis import (
+from tests.reference import (
     ONE_GAP_BY_HAND,
     ONE_GAP_TABLE,
     one_gap_gradient,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_lskd.analysis import Projection, fit_plane, penultimate_basis, penultimate_coordinates, project_penultimate
 from hf_lskd.errors import InputError
-from tests.reference_analysis import slow_basis
+from tests.reference import slow_basis
 
 CLASSES = (4, 1, 2)  # not ascending: who sorts them somewhere is found out
 

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 import hf_lskd.analysis as analysis
 from hf_lskd.analysis import ClassStatistics, SimilarSets, class_geometry, separation, tightness
 from hf_lskd.errors import InputError
-from tests.reference_analysis import slow_class_statistics
+from tests.reference import slow_class_statistics
 
 # Relative. Sums of a few hundred float64 numbers in another order differ by some 1e-15; three digits to spare.
 ANY_ORDER = 1e-12

@@ -15,8 +15,9 @@ from PIL import __version__ as pillow_version
 
 from hf_lskd.data.fonts import FontFace
 
-DRAWING = 1  # to be raised with every change that changes a pixel
+DRAWING = 2  # to be raised with every change that changes a pixel
 OVERSAMPLING = 4
+EM = 3  # pixels of the em a pixel of the image, before the reduction
 SLANTS, X_SCALES, Y_SCALES = (-0.2, 0.3), (0.8, 1.15), (0.85, 1.05)
 STROKES = (0.0, 0.5, 1.0, 1.5, 2.0)  # pixels at 60 pixels an em
 
@@ -50,13 +51,14 @@ def variants_of(face: FontFace, count: int, seed: int) -> list[Variant]:
 def draw_face(face: FontFace, letters: Sequence[str], *, size: int, variants: int, seed: int) -> np.ndarray:
     """White letters on black: uint8 [1 + variants, letters, size, size].
 
-    An em is 3·size pixels on a canvas of 4·size, reduced by 4. Each font keeps one baseline and one scale for all of its
-    letters, so capitals, small letters and the height of marks stay comparable; letters are centred on their ink sideways.
+    An em is 3·size pixels on a canvas of 4·size, reduced by 4, with one baseline a third of an em below the middle: scale
+    and baseline are the same for all fonts, so capitals, small letters and the height of marks stay comparable. Sideways,
+    letters are centred on their ink. What would not fit is moved, then narrowed or flattened, never cut.
+    Raises OSError for a face that has no outlines of this size.
     """
-    em = 3 * size
+    em = EM * size
     font = ImageFont.truetype(str(face.path), em, index=face.index, layout_engine=ImageFont.Layout.BASIC)
     boxes = [font.getbbox(letter, anchor="ls") for letter in letters]
-    extent = (min(box[1] for box in boxes), max(box[3] for box in boxes))
     drawn = variants_of(face, variants, seed)
     pixels = np.zeros((len(drawn), len(letters), size, size), np.uint8)
     for column, (letter, box) in enumerate(zip(letters, boxes)):
@@ -65,7 +67,7 @@ def draw_face(face: FontFace, letters: Sequence[str], *, size: int, variants: in
             stroke = variant.stroke * em / 60
             if stroke not in masks:
                 masks[stroke] = _mask(font, letter, box, stroke, _margin(size))
-            pixels[row, column] = _place(masks[stroke], box, variant, size, extent)
+            pixels[row, column] = _place(masks[stroke], box, variant, size)
     return pixels
 
 
@@ -82,27 +84,24 @@ def _mask(font: ImageFont.FreeTypeFont, letter: str, box: Sequence[float], strok
     return mask
 
 
-def _place(
-    mask: Image.Image, box: Sequence[float], variant: Variant, size: int, extent: tuple[float, float]
-) -> np.ndarray:
-    """The mask under the variant's affine map, reduced to uint8 [size, size].
-
-    `extent` is the highest and the lowest edge of all of the font's letters (y downwards from the baseline).
-    """
-    canvas, margin = OVERSAMPLING * size, _margin(size)
-    room = canvas - size // 4  # leaves the widest stroke inside
+def _place(mask: Image.Image, box: Sequence[float], variant: Variant, size: int) -> np.ndarray:
+    """The mask under the variant's affine map, reduced to uint8 [size, size]."""
+    canvas, margin, em = OVERSAMPLING * size, _margin(size), EM * size
+    room = canvas - size / 5  # leaves the widest stroke inside
     left, top, right, bottom = box
-    scale = min(1.0, room / ((extent[1] - extent[0]) * Y_SCALES[1]))
-    wide = (right - left + abs(variant.slant) * (bottom - top)) * variant.x_scale * scale
-    x_scale = variant.x_scale * scale * min(1.0, room / wide)  # too wide a letter is narrowed, never cut
-    # Pillow wants the inverse map, canvas to mask: x = a·u + b·v + c, y = e·v + f. The middle of the ink goes to the
-    # middle of the canvas sideways; upwards it is the middle of the font's extent, so the baseline is common.
-    middle_x, middle_y = margin + (right - left) / 2, margin + (bottom - top) / 2
-    font_middle = margin - top + (extent[0] + extent[1]) / 2
-    a, e = _exact(1 / x_scale), _exact(1 / (variant.y_scale * scale))
+    tall = (bottom - top) * variant.y_scale
+    wide = (right - left + abs(variant.slant) * (bottom - top)) * variant.x_scale
+    x_scale = variant.x_scale * min(1.0, room / max(wide, 1))
+    y_scale = variant.y_scale * min(1.0, room / max(tall, 1))
+    # The middle of the ink goes to (canvas / 2, middle): as high over the common baseline as the room allows.
+    half = y_scale * (bottom - top) / 2
+    middle = canvas / 2 + y_scale * ((top + bottom) / 2 + em / 3)
+    middle = min(max(middle, (canvas - room) / 2 + half), (canvas + room) / 2 - half)
+    # Pillow wants the inverse map, canvas to mask: x = a·u + b·v + c, y = e·v + f.
+    a, e = _exact(1 / x_scale), _exact(1 / y_scale)
     b = _exact(variant.slant * e)
-    c = _exact(middle_x - canvas / 2 * (a + b) + variant.slant * (font_middle - middle_y))
-    f = _exact(font_middle - canvas / 2 * e)
+    c = _exact(margin + (right - left) / 2 - a * canvas / 2 - b * middle)
+    f = _exact(margin + (bottom - top) / 2 - e * middle)
     placed = mask.transform((canvas, canvas), Image.Transform.AFFINE, (a, b, c, 0, e, f), Image.Resampling.BILINEAR)
     return np.asarray(placed.reduce(OVERSAMPLING))
 

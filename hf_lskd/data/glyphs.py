@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_lskd.data.fonts import FontFile, faces_with, font_files
+from hf_lskd.data.fonts import FontFace, FontFile, faces_with, font_files
 from hf_lskd.data.glyph_drawing import draw_face, drawing_versions
 from hf_lskd.data.images import ArrayImages, ImageSource, fingerprint_of, source_options, whole_number
 from hf_lskd.errors import InputError, nearest
@@ -198,26 +198,43 @@ def _rendered(
 
 
 def _render(files: Sequence[FontFile], letters: Sequence[str], size: int, variants: int, seed: int) -> Rendering:
-    drawn, names, families, skipped = [], [], [], []
+    drawn: dict[FontFace, np.ndarray] = {}
     seen: dict[bytes, str] = {}
+    skipped: list[str] = []
     for file in files:
         faces, reasons = faces_with(file, letters)
         skipped += reasons
         for face in faces:
-            pixels = draw_face(face, letters, size=size, variants=variants, seed=seed)
-            alike = len(letters) - len({image.tobytes() for image in pixels[0]})
-            content = pixels[0].tobytes()
-            if alike or not pixels[0].any(axis=(1, 2)).all():
-                skipped.append(f"{face.name} draws boxes or nothing, or {alike} letters like another")
-            elif content in seen:
-                skipped.append(f"{face.name} draws the same as {seen[content]}")
-            else:
-                seen[content] = face.name
-                drawn.append(pixels)
-                names.append(face.name)
-                families.append(face.family)
-    stacked = np.stack(drawn) if drawn else np.zeros((0, 1 + variants, len(letters), size, size), np.uint8)
-    return Rendering(tuple(names), tuple(families), tuple(skipped), stacked)
+            try:
+                pixels = draw_face(face, letters, size=size, variants=variants, seed=seed)
+            except OSError as error:
+                skipped.append(f"{face.name} cannot be drawn ({error})")
+                continue
+            reason = _unfit(pixels[0], seen)
+            if reason:
+                skipped.append(f"{face.name} {reason}")
+                continue
+            seen[pixels[0].tobytes()] = face.name
+            drawn[face] = pixels
+    nothing = np.zeros((0, 1 + variants, len(letters), size, size), np.uint8)
+    return Rendering(
+        names=tuple(face.name for face in drawn),
+        families=tuple(face.family for face in drawn),
+        skipped=tuple(skipped),
+        pixels=np.stack(list(drawn.values())) if drawn else nothing,
+    )
+
+
+def _unfit(plain: np.ndarray, seen: Mapping[bytes, str]) -> str:
+    """Why the letters [letters, size, size] of a face cannot be classes; empty when they can."""
+    if not plain.any(axis=(1, 2)).all():
+        return "draws nothing for some letters"
+    different = len({image.tobytes() for image in plain})
+    if different < len(plain):
+        return f"draws boxes, or the same for several letters ({different} pictures for {len(plain)} letters)"
+    if plain.tobytes() in seen:
+        return f"draws the same as {seen[plain.tobytes()]}"
+    return ""
 
 
 def _read_cache(path: Path) -> Rendering | None:

@@ -12,7 +12,7 @@ from html import escape
 MARKERS = ("circle", "square", "triangle", "diamond", "cross")
 WIDTH, HEIGHT = 400.0, 262.0
 LEFT, TOP, BOTTOM = 44.0, 24.0, 42.0
-LINE_HEIGHT = 13.0
+LINE_HEIGHT = 14.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high, value = (math.log(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        low, high, value = (
+            (math.log(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        )
         return self.start + (value - low) / ((high - low) or 1.0) * (self.end - self.start)
 
 
@@ -79,7 +81,9 @@ def line_chart(
     parts = [_y_axis(y, right, y_label), _x_categories(categories, centres, x_label, right)]
     if detached and detached < len(categories):
         edge = LEFT + step * detached
-        parts.append(f'<line class="split" x1="{rounded(edge)}" x2="{rounded(edge)}" y1="{rounded(TOP)}" y2="{rounded(HEIGHT - BOTTOM)}"/>')
+        parts.append(
+            f'<line class="split" x1="{rounded(edge)}" x2="{rounded(edge)}" y1="{rounded(TOP)}" y2="{rounded(HEIGHT - BOTTOM)}"/>'
+        )
     ends = []
     for index, one in enumerate(series):
         shift = (index - (len(series) - 1) / 2) * min(9.0, step / (len(series) + 1))
@@ -108,7 +112,10 @@ def curve_chart(
     x = Scale(min(xs), max(xs), LEFT + 6, right - 6)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP, log)
     ticks = [t for t in nice_ticks(min(xs), max(xs), 5) if min(xs) <= t <= max(xs)]
-    parts = [_y_axis(y, right, y_label), _x_categories([f"{t:g}" for t in ticks], [x(t) for t in ticks], x_label, right)]
+    parts = [
+        _y_axis(y, right, y_label),
+        _x_categories([f"{t:g}" for t in ticks], [x(t) for t in ticks], x_label, right),
+    ]
     ends = []
     for index, curve in enumerate(curves):
         if not curve.points:
@@ -116,7 +123,9 @@ def curve_chart(
         path = "L".join(f"{rounded(x(a))} {rounded(y(b))}" for a, b in curve.points)
         parts.append(f'<g class="s s{index % 6}"><path class="line" d="M{path}"/></g>')
         if len(curve.points) == 1:
-            parts.append(f'<g class="s s{index % 6}">{_marker(index, x(curve.points[0][0]), y(curve.points[0][1]))}</g>')
+            parts.append(
+                f'<g class="s s{index % 6}">{_marker(index, x(curve.points[0][0]), y(curve.points[0][1]))}</g>'
+            )
         ends.append((y(curve.points[-1][1]), curve.name, index))
     parts.append(_end_labels(ends, right + 5))
     return svg(title, description, WIDTH, HEIGHT, parts)
@@ -167,12 +176,16 @@ def _series(one: Series, index: int, xs: Sequence[float], y: Scale, detached: in
         if mark is None or i < detached:
             run += "M" if run and not run.endswith("M") else ""
             continue
-        run += f"{'L' if run and not run.endswith('M') else 'M' if not run else ''}{rounded(x)} {rounded(y(mark.value))}"
+        run += (
+            f"{'L' if run and not run.endswith('M') else 'M' if not run else ''}{rounded(x)} {rounded(y(mark.value))}"
+        )
     parts.append(f'<path class="line" d="{run.rstrip("M")}"/>' if run.rstrip("M") else "")
     for x, mark in zip(xs, one.marks, strict=True):
         if mark is None:
             continue
-        parts.append("".join(f'<circle class="dot" cx="{rounded(x)}" cy="{rounded(y(d))}" r="1.9"/>' for d in mark.dots))
+        parts.append(
+            "".join(f'<circle class="dot" cx="{rounded(x)}" cy="{rounded(y(d))}" r="1.9"/>' for d in mark.dots)
+        )
         if mark.low is not None and mark.high is not None:
             top, bottom = rounded(y(mark.high)), rounded(y(mark.low))
             caps = f"M{rounded(x - 3.5)} {top}h7M{rounded(x - 3.5)} {bottom}h7"
@@ -201,14 +214,18 @@ def _y_axis(y: Scale, right: float, label: str) -> str:
     for tick in ticks:
         at = y(tick)
         text = f"{tick:.2g}" if y.log else f"{tick:.{digits}f}"
-        parts.append(f'<line class="grid" x1="{rounded(LEFT)}" x2="{rounded(right)}" y1="{rounded(at)}" y2="{rounded(at)}"/>')
+        parts.append(
+            f'<line class="grid" x1="{rounded(LEFT)}" x2="{rounded(right)}" y1="{rounded(at)}" y2="{rounded(at)}"/>'
+        )
         parts.append(text_at(LEFT - 6, at + 4, text.replace("-", "−"), "end", "tick"))
     return "".join(parts)
 
 
 def _x_categories(categories: Sequence[str], centres: Sequence[float], label: str, right: float) -> str:
     base = HEIGHT - BOTTOM
-    parts = [f'<line class="axis" x1="{rounded(LEFT)}" x2="{rounded(right)}" y1="{rounded(base)}" y2="{rounded(base)}"/>']
+    parts = [
+        f'<line class="axis" x1="{rounded(LEFT)}" x2="{rounded(right)}" y1="{rounded(base)}" y2="{rounded(base)}"/>'
+    ]
     parts += [text_at(c, base + 16, name, "middle", "tick") for name, c in zip(categories, centres, strict=True)]
     parts.append(text_at((LEFT + right) / 2, HEIGHT - 7, label, "middle", "name"))
     return "".join(parts)

@@ -22,9 +22,11 @@ def quadrant_panel(
     """A dot a target class: η of S1 across, η of S2 up; the quadrant of systematic diffusion (S1 < 0 < S2) is shaded."""
     size, left, bottom, top = 200.0, 26.0, 30.0, 8.0
     x, y = Scale(-x_reach, x_reach, left, size - 8), Scale(-y_reach, y_reach, size - bottom, top)
+    middle, base, end = (rounded(v) for v in (x(0), size - bottom, size - 8))
+    zone = f'width="{rounded(x(0) - left)}" height="{rounded(y(0) - top)}"'
     parts = [
-        f'<rect class="zone" x="{rounded(left)}" y="{rounded(top)}" width="{rounded(x(0) - left)}" height="{rounded(y(0) - top)}"/>',
-        f'<path class="axis" d="M{rounded(left)} {rounded(y(0))}H{rounded(size - 8)}M{rounded(x(0))} {rounded(top)}V{rounded(size - bottom)}"/>',
+        f'<rect class="zone" x="{rounded(left)}" y="{rounded(top)}" {zone}/>',
+        f'<path class="axis" d="M{rounded(left)} {rounded(y(0))}H{end}M{middle} {rounded(top)}V{base}"/>',
         f'<path class="dots s0" d="{_dots((x(_within(a, x_reach)), y(_within(b, y_reach))) for a, b in points)}"/>',
     ]
     for value, anchor in ((-x_reach, "start"), (x_reach, "end")):
@@ -51,7 +53,9 @@ def projection_panel(
     def place(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
         return [(width / 2 + (a - centre[0]) * unit, height / 2 - (b - centre[1]) * unit) for a, b in points]
 
-    parts = [f'<rect class="frame" x="0.5" y="0.5" width="{rounded(width - 1)}" height="{rounded(height - 1)}" rx="4"/>']
+    parts = [
+        f'<rect class="frame" x="0.5" y="0.5" width="{rounded(width - 1)}" height="{rounded(height - 1)}" rx="4"/>'
+    ]
     for index, cloud in enumerate(clouds):
         parts.append(f'<path class="dots k{index}" d="{_dots(place(cloud.solid))}"/>')
         parts.append(f'<path class="pluses k{index}" d="{_pluses(place(cloud.open))}"/>')
@@ -84,5 +88,3 @@ def _within(value: float, reach: float) -> float:
 
 def _tick(value: float) -> str:
     return f"{value:g}".replace("-", "−")
-
-

@@ -1,6 +1,7 @@
 """One self-contained page on a study: the answer first, then what it rests on, then what it does not show."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -8,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from hf_lskd.study import report_figures as figures
+from hf_lskd.study import report_made as made
 from hf_lskd.study import report_tables as tables
 from hf_lskd.study.report_eta import EtaSummary, choices, summaries
 from hf_lskd.study.report_folder import Setting, StudyFolder, distinct, read_study
 from hf_lskd.study.report_limits import limits, small_gradient_sentences
 from hf_lskd.study.report_numbers import Scores, control, rises
-from hf_lskd.study.report_words import answer, control_sentence, listed, number, setting_label, smoothing, uncertain
+from hf_lskd.study.report_words import (
+    Answer,
+    answer,
+    control_sentence,
+    listed,
+    number,
+    setting_label,
+    smoothing,
+    uncertain,
+)
 
 REPORT = "report.html"
 LARGEST = 3_000_000  # bytes; pictures and per-target tables are thinned until the page is smaller
@@ -73,7 +84,13 @@ def _template() -> Any:
     environment = Environment(
         loader=FunctionLoader(read), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters |= {"tied": tied, "capital": lambda text: text[:1].upper() + text[1:]}
     return environment.get_template("report.html")
+
+
+def tied(text: str) -> str:
+    """The text with no-break spaces where a line must not end: "89.4 ± 0.8 %", "α = 0.1", "1 → 64"."""
+    return re.sub(r" (?=[±%=→])|(?<=[±=→]) (?=[−+\d])", "\u00a0", text)
 
 
 def context(scores: Scores, eta: Sequence[EtaSummary], detail: Detail) -> dict[str, Any]:
@@ -82,31 +99,33 @@ def context(scores: Scores, eta: Sequence[EtaSummary], detail: Detail) -> dict[s
     students = scores.student_names()
     metric = tables.NAMES.get(scores.metric, scores.metric)
     label = f"{metric}, %" if scores.metric == "top1" else metric
+    answers = [answer(scores, name) for name in students]
     first = distinct([s[0] for name in students if (s := scores.settings(name))])
     return {
         "name": study.name,
         "counts": _counts(study),
-        "answers": [answer(scores, name) for name in students],
+        "answers": answers,
         "tiles": _tiles(scores, eta),
         "notices": _notices(scores),
         "accuracy": figures.over_temperature(scores, settings, scores.metric, label),
         "metric": metric,
+        "bars": _bars(answers, any(len(found) > 1 for found in scores.cells.values())),
         "changes": [(name, t) for name in students if (t := tables.changes(scores, name))],
         "gradient": [_gradient_section(scores, name) for name in students],
         "eta": _eta_section(study, eta, settings, detail) if eta else None,
-        "projections": figures.projections(study, detail.points),
+        "projections": figures.projections(study, settings, detail.points),
         "classes": figures.projection_names(study),
         "geometry": tables.geometry(scores),
         "calibration": _calibration(scores, settings),
         "curves": figures.training_curves(scores, [*first, *(s for s in settings if s not in first)], detail.curve),
         "results": tables.results(scores),
-        "failures": tables.failures(study),
+        "failures": made.failures(study),
         "limits": limits(scores, bool(eta)),
-        "durations": tables.durations(study),
-        "cells": tables.cell_list(study),
-        "settings": tables.settings(study),
-        "recipe": tables.pretty(study.recipe),
-        "versions": tables.versions(study),
+        "durations": made.durations(study),
+        "cells": made.cell_list(study),
+        "settings": made.settings(study),
+        "recipe": made.pretty(study.recipe),
+        "versions": made.versions(study),
         "version": _version(study),
     }
 
@@ -128,13 +147,13 @@ def _tiles(scores: Scores, eta: Sequence[EtaSummary]) -> list[Mapping[str, str]]
         return []
     main = scores.settings()[0]
     found = rises(scores, main)
-    tiles = [
-        {"label": f"T = {r.low:g} → {r.high:g}, {smoothing(r.alpha)}", "value": uncertain(r.change, sign=True), "unit": "points"}
-        for r in found
-    ]
-    for r, difference in tables.smoothing_effects(scores, main):
-        tiles.append({"label": f"what α = {r.alpha:g} adds to it", "value": difference, "unit": "points"})
+    tiles = [_tile(f"T = {r.low:g} → {r.high:g}, {smoothing(r.alpha)}", uncertain(r.change, sign=True)) for r in found]
+    tiles += [_tile(f"difference that α = {r.alpha:g} makes", by) for r, by in tables.smoothing_effects(scores, main)]
     return tiles + _eta_tile(main, eta)
+
+
+def _tile(label: str, value: str, unit: str = "points", more: str = "") -> Mapping[str, str]:
+    return {"label": label, "value": value, "unit": unit, "more": more}
 
 
 def _eta_tile(main: Setting, eta: Sequence[EtaSummary]) -> list[Mapping[str, str]]:
@@ -147,29 +166,51 @@ def _eta_tile(main: Setting, eta: Sequence[EtaSummary]) -> list[Mapping[str, str
     names = " · ".join(f"α = {e.alpha:g}" for e in at)
     known = [e.chance for e in at if e.chance is not None]
     chance = f"; chance {number(sum(known) / len(known), 0)} %" if known else ""
-    return [{"label": f"targets with systematic diffusion, T = {own[0].low:g} → {high:g}", "value": shares, "unit": names + chance}]
+    return [_tile(f"targets that diffuse systematically, T = {own[0].low:g} → {high:g}", shares, "", names + chance)]
 
 
 def _notices(scores: Scores) -> list[tuple[str, str]]:
     """(anchor, text) of what has to be read together with the answer."""
-    found: list[tuple[str, str]] = []
-    for name in scores.student_names():
-        main = scores.settings(name)[0]
-        worst = min(rises(scores, main), key=lambda r: r.change.value, default=None)
-        twin = control(scores, worst) if worst else None
-        small = small_gradient_sentences(scores, main)
-        if twin and worst and worst.change.notable:
-            found.append(("gradient", control_sentence(twin)))
-        elif small:
-            found.append(("gradient", " ".join(small)))
+    students = scores.student_names()
+    by_text: dict[str, list[str]] = {}
+    for name in students:
+        if text := _gradient_notice(scores, scores.settings(name)[0]):
+            by_text.setdefault(text, []).append(name)
+    found = [
+        ("gradient", text if names == students else f"{listed([f'“{n}”' for n in names])}: {text}")
+        for text, names in by_text.items()
+    ]
     failed = [c.name for c in scores.folder.cells if not c.complete]
     if failed:
         verb = "is" if len(failed) == 1 else "are"
-        found.append(("failed", f"{len(failed)} of {len(scores.folder.cells)} cells failed and {verb} left out of every number."))
+        found.append(
+            ("failed", f"{len(failed)} of {len(scores.folder.cells)} cells failed and {verb} left out of every number.")
+        )
     uneven = {len(v) for k, v in scores.cells.items() if k.setting}
     if len(uneven) > 1:
-        found.append(("results", f"Cells have between {min(uneven)} and {max(uneven)} seeds; differences use the seeds that both have."))
+        found.append(
+            (
+                "results",
+                f"Cells have between {min(uneven)} and {max(uneven)} seeds; differences use the seeds that both have.",
+            )
+        )
     return found
+
+
+def _gradient_notice(scores: Scores, main: Setting) -> str:
+    """What g says of the largest fall: the control where there is one, else that it is missing."""
+    worst = min(rises(scores, main), key=lambda r: r.change.value, default=None)
+    twin = control(scores, worst) if worst and worst.change.notable else None
+    small = small_gradient_sentences(scores, main)
+    return " ".join([*small[:-1], control_sentence(twin)] if twin else small)
+
+
+def _bars(answers: Sequence[Answer], several: bool) -> str:
+    """What bars and dots of the charts mean."""
+    kinds = {("examples" in a.badge or "no interval" in a.badge, "brackets" in a.badge) for a in answers}
+    bars = "Bars are 95 % intervals" + (" over the test examples, not over seeds" if kinds == {(True, False)} else "")
+    bars += " (over test examples where fewer than 3 seeds ran)" if (True, True) in kinds or len(kinds) > 1 else ""
+    return bars + ("; small dots are single seeds." if several else ".")
 
 
 def _gradient_section(scores: Scores, student: str) -> Mapping[str, Any]:
@@ -183,26 +224,27 @@ def _gradient_section(scores: Scores, student: str) -> Mapping[str, Any]:
     }
 
 
-def _eta_section(study: StudyFolder, eta: Sequence[EtaSummary], settings: Sequence[Setting], detail: Detail) -> Mapping[str, Any]:
+def _eta_section(
+    study: StudyFolder, eta: Sequence[EtaSummary], settings: Sequence[Setting], detail: Detail
+) -> Mapping[str, Any]:
+    groups = [[e for e in eta if e.setting == s] for s in distinct(e.setting for e in eta)]
     split = eta[0].split
-    by_setting = [[e for e in eta if e.setting == s] for s in distinct(e.setting for e in eta)]
     normalisers, signatures = choices(study)
     return {
-        "sentences": [_eta_sentence([e for e in own if e.split == split], settings) for own in by_setting],
-        "summary": tables.eta_summary(eta, settings),
-        "panels": [
-            (setting_label(own[0].setting, settings), figures.eta_panels([e for e in own if e.split == split], 2 * detail.targets))
-            for own in by_setting
+        "sentences": [_eta_sentence([e for e in own if e.split == split], settings) for own in groups],
+        "settings": [
+            {
+                "label": setting_label(own[0].setting, settings),
+                "panels": figures.eta_panels([e for e in own if e.split == split], 2 * detail.targets),
+                "summary": tables.eta_summary(own),
+                "targets": [
+                    (part, tables.eta_targets([e for e in own if e.split == part], detail.targets))
+                    for part in distinct(e.split for e in own)
+                ],
+            }
+            for own in groups
         ],
         "split": split,
-        "targets": [
-            (
-                ", ".join(p for p in (setting_label(own[0].setting, settings), part) if p),
-                tables.eta_targets([e for e in own if e.split == part], detail.targets),
-            )
-            for own in by_setting
-            for part in distinct(e.split for e in own)
-        ],
         "normaliser": listed([NORMALISERS.get(n, n) for n in normalisers]),
         "signatures": signatures,
     }
@@ -212,16 +254,16 @@ def _eta_sentence(found: Sequence[EtaSummary], settings: Sequence[Setting]) -> s
     """The systematic share at the smallest raised T, for each α, beside chance."""
     high = min(e.high for e in found)
     at = sorted((e for e in found if e.high == high), key=lambda e: -e.alpha)
-    shares = listed([f"{number(e.systematic.value, 0)} % {smoothing(e.alpha)}" for e in at])
+    shares = listed([f"{smoothing(e.alpha)} for {number(e.systematic.value, 0)} % of the targets" for e in at])
     known = [e.chance for e in at if e.chance is not None]
     chance = (
-        f"two seeds of one cell, where nothing was changed, give {number(sum(known) / len(known), 0)} %"
+        f"Two seeds of one cell, between which nothing was changed, give {number(sum(known) / len(known), 0)} %."
         if known
-        else "its chance level is unknown with one seed"
+        else "Its chance level is unknown with one seed."
     )
     label = setting_label(found[0].setting, settings)
     lead = f"{label}: " if label else ""
-    return f"{lead}raising T from {at[0].low:g} to {high:g} is systematic for {shares} of the targets; {chance}."
+    return f"{lead}raising T from {at[0].low:g} to {high:g} is systematic {shares}. {chance}"
 
 
 def _calibration(scores: Scores, settings: Sequence[Setting]) -> list[figures.Figure]:
@@ -234,6 +276,3 @@ def _calibration(scores: Scores, settings: Sequence[Setting]) -> list[figures.Fi
 
 def _version(study: StudyFolder) -> str:
     return next((str(v) for r in study.records.values() if (v := (r.get("versions") or {}).get("hf_lskd"))), "")
-
-
-

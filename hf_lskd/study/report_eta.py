@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hf_lskd.analysis import bootstrap_interval
-
 from hf_lskd.study.report_folder import Eta, Setting, StudyFolder, distinct
 
 RESAMPLES = 1000

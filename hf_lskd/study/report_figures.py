@@ -33,27 +33,35 @@ class Row:
     title: str
     panels: Sequence[Figure]
     alternative: Table | None = None
-    note: str = ""
 
 
-def over_temperature(scores: Scores, settings: Sequence[Setting], metric: str, label: str, digits: int = 1) -> list[Figure]:
+def over_temperature(
+    scores: Scores, settings: Sequence[Setting], metric: str, label: str, digits: int = 1
+) -> list[Figure]:
     """One chart a setting: the metric over T with a line for each α; all charts have the same vertical axis."""
     temperatures = sorted({t for s in settings for t in scores.temperatures(s)})
     drawn = []
     for setting in settings:
         alphas = scores.alphas(setting)
         keys = [[Key(None, a, None), *(Key(setting, a, t) for t in temperatures)] for a in alphas]
-        series = [Series(f"α = {a:g}", [_mark(scores, k, metric) for k in ks]) for a, ks in zip(alphas, keys, strict=True)]
-        rows = [[s.name, *(uncertain(scores.mean(k, metric), digits) for k in ks)] for s, ks in zip(series, keys, strict=True)]
+        series = [
+            Series(f"α = {a:g}", [_mark(scores, k, metric) for k in ks]) for a, ks in zip(alphas, keys, strict=True)
+        ]
+        rows = [
+            [s.name, *(uncertain(scores.mean(k, metric), digits) for k in ks)]
+            for s, ks in zip(series, keys, strict=True)
+        ]
         drawn.append((setting, series, rows))
     limits = value_limits([s for _, series, _ in drawn for s in series])
     categories = ["teacher", *(f"{t:g}" for t in temperatures)]
     figures = []
     for setting, series, rows in drawn:
-        title = setting_label(setting, scores.settings()) or label
+        short = label.split(",")[0]
+        where = setting_label(setting, scores.settings())
+        title = f"{short}, {where}" if where else short
         described = f"{label} at T = {', '.join(categories[1:])}, one line for each α. The table below has the numbers."
         svg = line_chart(
-            f"{label} over temperature, {title}" if title != label else f"{label} over temperature",
+            f"{title}, over temperature",
             described,
             categories,
             series,
@@ -63,7 +71,7 @@ def over_temperature(scores: Scores, settings: Sequence[Setting], metric: str, l
             detached=1,
         )
         head = ["", "teacher", *(f"T = {t:g}" for t in temperatures)]
-        figures.append(Figure(title, svg, Table(f"{label}, {title}", head, rows)))
+        figures.append(Figure(title, svg, Table(title, head, rows)))
     return figures
 
 
@@ -87,11 +95,12 @@ def training_curves(scores: Scores, settings: Sequence[Setting], points: int) ->
     teachers = [(f"α = {a:g}", Key(None, a, None)) for a in scores.alphas(None)]
     if teachers:
         plans.append(("teachers", [("", teachers)]))
-    kinds = ((scores.metric, f"{NAMES.get(scores.metric, scores.metric)} on validation", False), ("loss", "training loss", True))
+    kinds = (
+        (scores.metric, f"{NAMES.get(scores.metric, scores.metric)} on validation", False),
+        ("loss", "training loss", True),
+    )
     rows = []
-    everything = {
-        metric: {k: _averaged(scores, k, metric, points) for k in scores.cells} for metric, _, _ in kinds
-    }
+    everything = {metric: {k: _averaged(scores, k, metric, points) for k in scores.cells} for metric, _, _ in kinds}
     for title, panels in plans:
         figures = [
             figure
@@ -128,9 +137,16 @@ def _averaged(scores: Scores, key: Key, metric: str, limit: int) -> Points:
     found: dict[float, list[float]] = {}
     for cell in scores.cells.get(key, {}).values():
         for point in scores.folder.records.get(cell.name, {}).get("curve") or []:
-            training = point.get("split", "train" if metric == "loss" and "top1" not in point else "validation") == "train"
+            training = (
+                point.get("split", "train" if metric == "loss" and "top1" not in point else "validation") == "train"
+            )
             value = point.get(metric)
-            if isinstance(value, int | float) and np.isfinite(value) and training == (metric == "loss") and "epoch" in point:
+            if (
+                isinstance(value, int | float)
+                and np.isfinite(value)
+                and training == (metric == "loss")
+                and "epoch" in point
+            ):
                 found.setdefault(round(float(point["epoch"]), 4), []).append(float(value))
     points = [(x, float(np.mean(ys))) for x, ys in sorted(found.items())]
     return thinned(points, limit)
@@ -166,18 +182,26 @@ def _dissimilar(rows: Sequence[Any]) -> list[float]:
 
 
 def _reach(values: Sequence[float]) -> float:
-    """A round number that holds 99 % of the values; the rest is drawn at the edge."""
-    wanted = float(np.quantile(values, 0.99)) if values else 1.0
+    """A round number that holds all values but far outliers, which are drawn at the edge."""
+    wanted = min(max(values), 1.6 * float(np.quantile(values, 0.99))) if values else 1.0
     ticks = nice_ticks(0, 2 * wanted or 1.0, 20)
     return next((t for t in ticks if t >= wanted > 0), 1.0)
 
 
-def projections(folder: StudyFolder, points: int) -> list[Row]:
-    """A row for each row of projections.json: the teacher and its students, same axes within a row."""
-    content = folder.projections
-    names = [str(c.get("name", "")) for c in content.get("classes", [])]
-    every = [_setting_of(row) for row in content.get("rows", [])]
-    return [_projection_row(row, s, distinct(every), names, points) for row, s in zip(content.get("rows", []), every, strict=True)]
+def projections(folder: StudyFolder, settings: Sequence[Setting], points: int) -> list[list[Row]]:
+    """The rows of projections.json by setting (those of `settings` first, in their order), ascending in α.
+
+    A row is a teacher and its students, with the same axes.
+    """
+    groups: dict[Setting, list[tuple[float, Row]]] = {}
+    rows = folder.projections.get("rows", [])
+    every = distinct([*settings, *(_setting_of(row) for row in rows)])
+    for row in rows:
+        setting = _setting_of(row)
+        drawn = _projection_row(row, setting, every, points)
+        if drawn.panels:
+            groups.setdefault(setting, []).append((float(row["label_smoothing"]), drawn))
+    return [[r for _, r in sorted(groups[s], key=lambda pair: pair[0])] for s in every if s in groups]
 
 
 def projection_names(folder: StudyFolder) -> list[str]:
@@ -190,9 +214,7 @@ def _setting_of(row: Mapping[str, Any]) -> Setting:
     return Setting(str(row.get("student", "")), **{f: row[f] for f in fields if row.get(f) is not None})
 
 
-def _projection_row(
-    row: Mapping[str, Any], setting: Setting, every: Sequence[Setting], names: Sequence[str], points: int
-) -> Row:
+def _projection_row(row: Mapping[str, Any], setting: Setting, every: Sequence[Setting], points: int) -> Row:
     panels: dict[float | None, dict[str, Any]] = {}
     for panel in row.get("panels", []):
         panels.setdefault(panel["temperature"], {})[panel["split"]] = panel
@@ -206,13 +228,17 @@ def _projection_row(
         title = "teacher" if t is None else f"T = {t:g}"
         to_similar, to_dissimilar, ratio = _distances(three)
         described = f"{title}: target to similar {to_similar}, to dissimilar {to_dissimilar}, ratio {ratio}."
-        figures.append(Figure(title, projection_panel(f"Projection, α = {row['label_smoothing']:g}, {title}", described, three, box)))
+        figures.append(
+            Figure(
+                title, projection_panel(f"Projection, α = {row['label_smoothing']:g}, {title}", described, three, box)
+            )
+        )
         rows.append([title, to_similar, to_dissimilar, ratio])
     label = setting_label(setting, every)
     title = f"α = {row['label_smoothing']:g}" + (f", {label}" if label else "") + f" (seed {row.get('seed', 0)})"
     head = ["", "target to similar", "target to dissimilar", "ratio"]
     note = "Distances between the stars in the plane. Each model has a basis of its own: compare the ratio, not the distances."
-    return Row(title, figures, Table(f"Distances between centroids, {title}", head, rows, note=note), "")
+    return Row(title, figures, Table(f"Distances between centroids, {title}", head, rows, note=note))
 
 
 def _cloud(splits: Mapping[str, Any], index: int, limit: int) -> Cloud:

@@ -13,7 +13,10 @@ import numpy as np
 
 from hf_lskd.errors import InputError
 
-METRICS = ["top1", "top5", "ece", "nll", "bleu", "chrf", "best_top1", "best_bleu", "best_epoch", "agreement", "target_gradient", "target_entropy", "kd_loss_scale_value"]
+METRICS = (
+    *("top1", "top5", "ece", "nll", "bleu", "chrf", "train_top1", "best_top1", "best_bleu", "best_epoch", "agreement"),
+    *("tightness", "separation", "target_gradient", "target_entropy", "kd_loss_scale_value"),
+)
 
 
 @dataclass(frozen=True)

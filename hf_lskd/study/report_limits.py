@@ -16,17 +16,18 @@ from hf_lskd.study.report_numbers import (
 )
 from hf_lskd.study.report_words import listed, number, smoothing, uncertain
 
+DEFAULT = "adamw_torch (transformers’ default)"
 SCALE_FREE = ("adam", "lion", "adafactor", "lamb", "adagrad", "adalomo", "rmsprop", "ademamix")
 
 
 def optimizer(folder: StudyFolder, setting: Setting) -> str | None:
-    """The optimizer's name that the setting's records give; None when they do not."""
+    """The optimizer that the setting's records name, transformers' default where they name none; None without records."""
     for cell in folder.students:
         if cell.setting == setting:
             recipe = folder.records.get(cell.name, {}).get("recipe", {})
-            for training in _training_blocks(recipe, setting.student):
-                if "optim" in training:
-                    return str(training["optim"])
+            blocks = _training_blocks(recipe, setting.student)
+            named = next((str(block["optim"]) for block in blocks if "optim" in block), DEFAULT)
+            return named if recipe else None
     return None
 
 
@@ -85,7 +86,7 @@ def _what_follows(scores: Scores, setting: Setting, falls: bool) -> str:
     rest = (
         "the equalised row is the control."
         if has_control
-        else "this study has no equalised row to tell them apart (`kd_loss_scale: [1.0, equalised]` in the grid adds it)."
+        else "this study has no equalised row to tell them apart (“kd_loss_scale: [1.0, equalised]” in the grid adds one)."
     )
     lead = "The fall there cannot be told from too small a learning rate by these cells alone; "
     return lead + rest if name else f"If the optimizer is SGD: {lead[0].lower()}{lead[1:]}{rest}"
@@ -132,7 +133,8 @@ def _seed_limits(scores: Scores, main: Setting) -> list[str]:
             f"How scores scatter beyond these {min(counts)} seeds: the intervals assume a normal scatter from seed to seed "
             "(Student t), on this one data set."
         ]
-    return ["How far another seed would land: fewer than 3 seeds, so no interval over seeds."]
+    where = "fewer than 3 seeds" if max(counts, default=0) < ENOUGH_SEEDS else "some cells have fewer than 3 seeds"
+    return [f"How far another seed would land: {where}, so no interval over seeds."]
 
 
 def _gradient_limits(scores: Scores, main: Setting) -> list[str]:

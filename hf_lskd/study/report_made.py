@@ -17,8 +17,10 @@ def failures(folder: StudyFolder) -> Table | None:
         if not cell.complete:
             error = folder.records.get(cell.name, {}).get("error") or {}
             message = str(error.get("message", "no record"))
-            rows.append([cell.name, str(error.get("type", "–")), message if len(message) <= 600 else message[:600] + " …"])
-    return Table("Failed cells", ["cell", "error", "message"], rows, labels=3, prose=True) if rows else None
+            rows.append(
+                [cell.name, str(error.get("type", "–")), message if len(message) <= 600 else message[:600] + " …"]
+            )
+    return Table("Errors", ["cell", "error", "message"], rows, labels=3, prose=True) if rows else None
 
 
 def durations(folder: StudyFolder) -> Table:
@@ -34,7 +36,13 @@ def durations(folder: StudyFolder) -> Table:
         times = [[float(r["durations"].get(part) or 0.0) for r in records] for part in ("train", "evaluate", "total")]
         peak = max(float(r.get("peak_memory_mb") or 0.0) for r in records)
         rows.append(
-            [name, str(len(records)), *(_time(float(np.mean(t))) for t in times), _time(sum(times[2])), f"{peak:,.0f} MB"]
+            [
+                name,
+                str(len(records)),
+                *(_time(float(np.mean(t))) for t in times),
+                _time(sum(times[2])),
+                f"{peak:,.0f} MB",
+            ]
         )
     head = ["cells", "count", "train, mean", "evaluate, mean", "total, mean", "sum", "peak memory"]
     return Table("Durations and memory", head, rows)
@@ -61,7 +69,9 @@ def settings(folder: StudyFolder) -> Table:
     rows.append(["teacher", _pairs_of(recipe.get("teacher"))])
     for student in recipe.get("students") or []:
         rows.append([f"student “{student.get('name', '')}”", _pairs_of(student)])
-    rows += [[name, _pairs_of(recipe.get(name))] for name in ("grid", "eta", "projection", "switches") if recipe.get(name)]
+    rows += [
+        [name, _pairs_of(recipe.get(name))] for name in ("grid", "eta", "projection", "switches") if recipe.get(name)
+    ]
     return Table("Settings (resolved recipe)", ["", ""], rows, labels=2, prose=True)
 
 

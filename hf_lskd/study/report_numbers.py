@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 
 from hf_lskd.analysis import mean_and_t_interval
-
 from hf_lskd.study.report_folder import Cell, Key, Setting, StudyFolder, distinct
 
 ENOUGH_SEEDS = 3
@@ -51,7 +50,7 @@ class Estimate:
     @property
     def notable(self) -> bool:
         """Whether it is settled and may exceed a point: a change that asks for an explanation."""
-        return self.settled and not (-MATERIAL <= (self.low or 0.0) and (self.high or 0.0) <= MATERIAL)
+        return self.settled and max(-(self.low or 0.0), self.high or 0.0) > MATERIAL
 
     def negated(self) -> "Estimate":
         """A change of −7.5 as a cost of 7.5."""

@@ -1,6 +1,6 @@
 """The report's tables as rows of text: what the template prints and escapes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_lskd.study.report_eta import EtaSummary, Range, by_target
@@ -24,8 +24,8 @@ COLUMNS = (  # metric, heading, digits
     ("bleu", "BLEU", 1),
     ("chrf", "chrF", 1),
     ("top5", "Top-5, %", 1),
-    ("best_top1", "best epoch, %", 1),
-    ("train_top1", "on training data, %", 1),
+    ("best_top1", "best, %", 1),
+    ("train_top1", "train, %", 1),
     ("ece", "ECE, %", 1),
     ("nll", "NLL, nats", 2),
     ("agreement", "agreement", 2),
@@ -56,9 +56,16 @@ def results(scores: Scores) -> Table:
         values = [uncertain(scores.mean(key, metric), digits) for metric, _, digits in shown]
         g = mean_of(effective_gradients(scores, key))
         rows.append([where, f"{key.alpha:g}", at, str(len(scores.cells[key])), *values, _gradient_cell(g)])
-    note = "g: the gradient’s scale that the cell was trained with (its loss’s own factor included); † below 0.3."
-    head = ["loss" if labelled else "role", "α", "T", "seeds", *(c[1] for c in shown), "g"]
-    return Table("All cells: mean and 95 % interval over seeds", head, rows, labels=3, note=note)
+    note = (
+        "Top-1, ECE and NLL after the last epoch; best: the highest epoch on the same data; train: on the training images. "
+        "g: the gradient’s scale that the cell was trained with (its loss’s own factor included); † below 0.3."
+    )
+    head = ["cell" if labelled else "role", "α", "T", "seeds", *(c[1] for c in shown), "g"]
+    kinds = {e.kind for k in scores.cells if (e := scores.mean(k))}
+    over = "over test examples for Top-1" if kinds == {"examples"} else "over seeds"
+    over += " (over test examples with fewer than 3)" if kinds == {"seeds", "examples"} else ""
+    caption = "All cells: means" if kinds == {"none"} else f"All cells: mean and 95 % interval {over}"
+    return Table(caption, head, rows, labels=3, note=note)
 
 
 def changes(scores: Scores, student: str) -> Table | None:
@@ -79,40 +86,28 @@ def changes(scores: Scores, student: str) -> Table | None:
             cells = [_difference(scores, by_alpha[alpha][t], by_alpha[0.0][t]) for t in higher]
             rows.append([_join(label, f"α = {alpha:g} minus α = 0"), *cells])
     unit = NAMES.get(scores.metric, scores.metric)
-    head = ["", *(f"T = {low:g} → {t:g}" for t in higher)]
-    return Table(f"Change of {unit} from T = {low:g}, in points", head, rows, note="Differences are taken seed by seed.")
+    head = ["", *(f"to T = {t:g}" for t in higher)]
+    return Table(
+        f"Change of {unit} from T = {low:g}, in points", head, rows, note="Differences are taken seed by seed."
+    )
 
 
 def gradients(scores: Scores, student: str) -> Table | None:
-    """g and the targets' entropy for each α and T, and the factors of equalised rows."""
+    """g and the targets' entropy for each α and T, and the loss's own factor where it is not 1."""
     settings = scores.settings(student)
     temperatures = sorted({t for s in settings for t in scores.temperatures(s)})
-    rows: list[list[str]] = []
-
-    def add(label: str, value: Callable[[float], str]) -> None:
-        cells = [value(t) for t in temperatures]
-        if any(c != "–" for c in cells):
-            rows.append([label, *cells])
-
-    plain = [s for s in settings if s.kd_loss_scale != "equalised"] or settings
-    for alpha in scores.alphas(plain[0]):
-        add(
-            f"g, α = {alpha:g}",
-            lambda t, a=alpha: _gradient_cell(mean_of(scores.values(Key(plain[0], a, t), "target_gradient"))),
-        )
-    for setting in settings:
-        if setting.kd_loss_scale != 1.0:
-            label = setting_label(setting, settings) or "loss factor"
-            for alpha in scores.alphas(setting):
-                add(
-                    f"factor on the loss, {label}, α = {alpha:g}",
-                    lambda t, a=alpha, s=setting: number(mean_of(scores.values(Key(s, a, t), "kd_loss_scale_value")), 2),
-                )
-    for alpha in scores.alphas(plain[0]):
-        add(
-            f"target entropy in nats, α = {alpha:g}",
-            lambda t, a=alpha: number(mean_of(scores.values(Key(plain[0], a, t), "target_entropy")), 2),
-        )
+    plain = next((s for s in settings if s.kd_loss_scale != "equalised"), settings[0])
+    scaled = [s for s in settings if s.kd_loss_scale != 1.0]
+    wanted = [("g", plain, "target_gradient")]
+    wanted += [(_join("factor on the loss", setting_label(s, settings)), s, "kd_loss_scale_value") for s in scaled]
+    wanted += [("target entropy, nats", plain, "target_entropy")]
+    rows = []
+    for label, setting, metric in wanted:
+        for alpha in scores.alphas(setting):
+            values = [mean_of(scores.values(Key(setting, alpha, t), metric)) for t in temperatures]
+            if any(v is not None for v in values):
+                cells = [_gradient_cell(v) if metric == "target_gradient" else number(v, 2) for v in values]
+                rows.append([_join(label, f"α = {alpha:g}"), *cells])
     head = ["", *(f"T = {t:g}" for t in temperatures)]
     note = "Mean over seeds, from the teacher’s logits on the training images. † g below 0.3."
     return Table("Gradient scale and softness of the targets", head, rows, note=note) if rows else None
@@ -147,7 +142,9 @@ def eta_summary(found: Sequence[EtaSummary]) -> Table:
         for one in found
     ]
     first = found[0]
-    over = f"{first.targets} targets" + (f" and {first.seeds} seeds, resampled together" if first.seeds > 1 else ", one seed")
+    over = f"{first.targets} targets" + (
+        f" and {first.seeds} seeds, resampled together" if first.seeds > 1 else ", one seed"
+    )
     note = (
         f"Brackets: 95 % bootstrap interval over {over}. Chance: the same share when two seeds of one cell are compared, "
         f"averaged over T1 and T2{_pairs(first)}."
@@ -168,7 +165,11 @@ def eta_targets(found: Sequence[EtaSummary], limit: int) -> Table:
         row = [target]
         for _, table in columns:
             t = table.get(target)
-            row += [number(t.similar, 1, sign=True), number(t.dissimilar, 1, sign=True), _share(t.systematic)] if t else ["–"] * 3
+            row += (
+                [number(t.similar, 1, sign=True), number(t.dissimilar, 1, sign=True), _share(t.systematic)]
+                if t
+                else ["–"] * 3
+            )
         rows.append(row)
     cut = f" The first {limit} of {len(targets)} targets; all are in eta.csv." if len(targets) > limit else ""
     return Table(f"η of each target, {found[0].split}", head, rows, note=f"In percent, mean over seeds.{cut}")

@@ -2,20 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from hf_lskd.study.report_folder import Key, Setting
+from hf_lskd.study.report_folder import Key, Setting, read_study
 from hf_lskd.study.report_numbers import Best, Control, Estimate, Rise, Scores, best_cell, rises
-
-COUNTS = {1: "One", 2: "Two"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Two sentences on one student: what raising T does, and which cell is best; `basis` says what the intervals are."""
+    """Two sentences on one student: what raising T does, and which cell is best.
+
+    `rivals` names the cells that the best cannot be told from where they are too many for the sentence; `basis` says
+    what the intervals are, `badge` in short.
+    """
 
     student: str
     first: str
     second: str
+    rivals: str
     basis: str
     badge: str
 
@@ -37,7 +41,7 @@ def uncertain(estimate: Estimate | None, digits: int = 1, *, sign: bool = False)
     if estimate.low is None or estimate.high is None:
         return number(estimate.value, digits, sign=sign)
     half = (estimate.high - estimate.low) / 2
-    digits += half < 0.5 * 10**-digits  # never "± 0.0"
+    digits += 0.05 * 10**-digits <= half < 0.5 * 10**-digits  # one digit more rather than "± 0.0"
     value = number(estimate.value, digits, sign=sign)
     if estimate.kind == "seeds":
         return f"{value} ± {number(half, digits)}"
@@ -61,8 +65,8 @@ def setting_label(setting: Setting, among: Sequence[Setting]) -> str:
         parts.append(setting.student)
     if len({s.kd_loss_scale for s in among}) > 1:
         scale = setting.kd_loss_scale
-        named = {1.0: "T² as in the paper", "equalised": "equalised"}
-        parts.append(named.get(scale) or f"soft loss × {scale:g}")
+        paper = "as in the paper" if setting.as_in_paper else ""
+        parts.append(scale if isinstance(scale, str) else paper or f"soft loss × {scale:g}")
     if len({s.kd_weight for s in among}) > 1:
         parts.append(f"KD weight {setting.kd_weight:g}")
     if len({s.scale_student for s in among}) > 1:
@@ -87,31 +91,51 @@ def answer(scores: Scores, student: str) -> Answer:
     best = best_cell(scores, student)
     estimates = [r.change for r in found] + ([best.score] if best else [])
     basis, badge = _basis(estimates)
-    few = min((e.seeds for e in estimates), default=0)
-    lead = f"{COUNTS[few]} seed{'s' if few > 1 else ''}: " if few in COUNTS else ""
+    most = max((e.seeds for e in estimates), default=0)
+    lead = f"{_seeds(most).capitalize()}: " if most in (1, 2) else ""
     first = _rise_sentence(found, settings)
-    return Answer(student, lead + (first[0].lower() + first[1:] if lead else first), _best_sentence(best, settings), basis, badge)
+    second, rivals = _best_sentence(best, settings)
+    return Answer(student, lead + (first[0].lower() + first[1:] if lead else first), second, rivals, basis, badge)
+
+
+def answer_lines(folder: Path) -> list[str]:
+    """The answer of a study's folder as lines for a terminal: for each student its sentences, then their basis.
+
+    Raises InputError as `read_study` does.
+    """
+    scores = Scores(read_study(Path(folder)))
+    lines = []
+    for student in scores.student_names():
+        found = answer(scores, student)
+        lead = f"{student}: " if len(scores.student_names()) > 1 else ""
+        lines += [lead + " ".join(t for t in (found.first, found.second, found.rivals) if t), found.basis]
+    return lines
 
 
 def _basis(estimates: Sequence[Estimate]) -> tuple[str, str]:
+    """(what the intervals are, the same in short)."""
     kinds = {e.kind for e in estimates}
-    few = min((e.seeds for e in estimates), default=0)
-    seeds = f"{few} seed" + ("s" if few != 1 else "")
-    if kinds == {"seeds"}:
-        text = f"± is a 95 % interval (Student t) over {seeds}; differences are taken seed by seed."
-        return text, f"{seeds} · 95 % t interval"
-    if "examples" in kinds:
-        text = (
-            f"{COUNTS.get(few, seeds)} seed{'s' if few > 1 else ''} only. The intervals in brackets are a paired bootstrap "
-            "over the validation examples (95 %): they say how much hangs on the choice of examples, and nothing about "
-            "another seed. With at least 3 seeds this page gives intervals over seeds."
-        )
-        return text, f"{'one seed' if few == 1 else seeds} · bootstrap over test examples"
-    text = (
-        f"{COUNTS.get(few, seeds)} seed{'s' if few > 1 else ''} only and no stored predictions, so there is no interval. "
-        "With at least 3 seeds this page gives one."
+    few, most = (pick((e.seeds for e in estimates), default=0) for pick in (min, max))
+    over_seeds = f"± is a 95 % interval (Student t) over {_seeds(most)}; differences are taken seed by seed."
+    bootstrap = (
+        "a paired bootstrap over the test examples (validation split, 95 %): they say how much hangs on the choice of "
+        "examples, and nothing about another seed."
     )
-    return text, f"{'one seed' if few == 1 else seeds} · no interval"
+    if kinds <= {"seeds"}:
+        return over_seeds, f"{_seeds(most)} · 95 % t interval"
+    if kinds == {"seeds", "examples"}:
+        text = f"{over_seeds} Where cells share only {_seeds(few)}, the intervals in brackets are {bootstrap}"
+        return text, f"{few} to {most} seeds · in brackets: bootstrap over test examples"
+    lead = f"{_seeds(few).capitalize()} only"
+    if "examples" in kinds:
+        text = f"{lead}. The intervals in brackets are {bootstrap} With at least 3 seeds this page gives intervals over seeds."
+        return text, f"{_seeds(few)} · bootstrap over test examples"
+    text = f"{lead} and no stored predictions to resample, so there is no interval. With at least 3 seeds this page gives one."
+    return text, f"{_seeds(few)} · no interval"
+
+
+def _seeds(count: int) -> str:
+    return {1: "one seed", 2: "two seeds"}.get(count, f"{count} seeds")
 
 
 def _rise_sentence(found: Sequence[Rise], settings: Sequence[Setting]) -> str:
@@ -159,37 +183,41 @@ def _inside(estimate: Estimate) -> str:
     return uncertain(estimate, sign=True).replace(" (", ", ").rstrip(")")
 
 
-def _best_sentence(best: Best | None, settings: Sequence[Setting]) -> str:
+def _best_sentence(best: Best | None, settings: Sequence[Setting]) -> tuple[str, str]:
+    """(the sentence, the rivals' names where the sentence only counts them)."""
     if best is None:
-        return "No student is finished, so there is no best cell."
+        return "No student is finished, so there is no best cell.", ""
     name, score = key_label(best.key, settings), _inside_percent(best.score)
     if not best.others:
-        return f"There is one cell only: {name} ({score})."
+        return f"There is one cell only: {name} ({score}).", ""
     if len(best.rivals) == best.others:
         if best.score.kind == "none":
-            return f"The highest is {name} ({score}), but without intervals it cannot be told from any other cell."
-        return f"No cell can be called best: the highest, {name} ({score}), cannot be told from any other."
+            return f"The highest is {name} ({score}), but without intervals it cannot be told from any other cell.", ""
+        return f"No cell can be called best: the highest, {name} ({score}), cannot be told from any other.", ""
     if best.rivals:
-        return f"Best: {name} ({score}), which cannot be told from {_grouped(best.rivals, settings)}."
+        groups = _groups(best.rivals, settings)
+        if len(groups) <= 2:
+            return f"Best: {name} ({score}), which cannot be told from {listed(groups)}.", ""
+        count = f"{len(best.rivals)} of the {best.others} other cells"
+        return f"Best: {name} ({score}), which cannot be told from {count}.", f"These are {'; '.join(groups)}."
     assert best.runner_up is not None  # no rivals, so each lead has an interval
     next_key, lead = best.runner_up
-    return f"Best: {name} ({score}), ahead of the next, {key_label(next_key, settings)}, by {uncertain(lead)}."
+    return f"Best: {name} ({score}), ahead of the next, {key_label(next_key, settings)}, by {uncertain(lead)}.", ""
 
 
 def _inside_percent(estimate: Estimate) -> str:
     return uncertain(estimate).replace(" (", " %, ").rstrip(")") + ("" if estimate.kind == "examples" else " %")
 
 
-def _grouped(keys: Sequence[Key], settings: Sequence[Setting]) -> str:
+def _groups(keys: Sequence[Key], settings: Sequence[Setting]) -> list[str]:
     groups: dict[tuple[float, str], list[float]] = {}
     for key in sorted(keys, key=lambda k: (k.alpha, k.temperature or 0.0)):
         label = setting_label(key.setting, settings) if key.setting else ""
         groups.setdefault((key.alpha, label), []).append(key.temperature or 0.0)
-    texts = [
+    return [
         f"α = {alpha:g} at T = {listed([f'{t:g}' for t in ts])}" + (f", {label}" if label else "")
         for (alpha, label), ts in groups.items()
     ]
-    return "; ".join(texts)
 
 
 def control_sentence(found: Control) -> str:

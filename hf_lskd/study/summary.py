@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_lskd.study.report_folder import answer_lines
+from hf_lskd.study.report_words import answer_lines
 from hf_lskd.study.tables import CHANCE, COLUMN, ETA
 
 

@@ -79,7 +79,9 @@ class ImageClassification:
         data = self.data
         own = models.pretrained_cfg(spec.model)
         config = timm.data.resolve_data_config(pretrained_cfg=own, verbose=False)
-        size = data.get("image_size") or spec.model_args.get("img_size")
+        pixels = self.source.train.pixels  # a split held as one array of small pictures is not blown up to the model's usual size
+        native = None if pixels is None else pixels.shape[1]
+        size = data.get("image_size") or spec.model_args.get("img_size") or native
         if size is not None:
             config["input_size"] = (3, size, size)
             config["crop_pct"] = 1.0

@@ -1,4 +1,4 @@
-"""What hf_lskd.analysis is held against: slow float64 loops in plain Python, and cases worked out by hand."""
+"""What hf_lskd.losses and hf_lskd.analysis are held against: slow float64 loops in plain Python, and cases worked out by hand."""
 
 import math
 from collections.abc import Sequence
@@ -169,3 +169,47 @@ def one_gap_gradient(num_classes: int, alpha: float, temperature: float) -> floa
     root = (num_classes * (1 - alpha) / alpha + 1) ** (1 / temperature)
     p = root / (root + num_classes - 1)
     return temperature * (p - 1 / num_classes) * math.sqrt(num_classes / (num_classes - 1))
+
+
+# ---- losses
+
+
+def slow_log_softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
+    scaled = [z / temperature for z in logits]
+    top = max(scaled)
+    log_sum = top + math.log(math.fsum(math.exp(z - top) for z in scaled))
+    return [z - log_sum for z in scaled]
+
+
+def slow_smoothed_cross_entropy(logits: Rows, labels: Sequence[int], smoothing: float, num_items: float | None = None) -> float:
+    """-sum_c [(1 - alpha) onehot + alpha/C] log q(c), summed over the labels that are not -100, over the number of items."""
+    terms = []
+    for row, label in zip(logits, labels):
+        if label == -100:
+            continue
+        log_q = slow_log_softmax(row)
+        target = [smoothing / len(row) + (1 - smoothing) * (c == label) for c in range(len(row))]
+        terms.append(-math.fsum(t * q for t, q in zip(target, log_q)))
+    return math.fsum(terms) / (len(terms) if num_items is None else num_items)
+
+
+def slow_kl(
+    student: Rows,
+    teacher: Rows,
+    temperature: float,
+    *,
+    labels: Sequence[int] | None = None,
+    scale_student: bool = True,
+    top_k: int | None = None,
+    num_items: float | None = None,
+) -> float:
+    """T^2 sum_c p(c) [log p(c) - log q(c)] over the rows that count, over the number of items."""
+    terms = []
+    for index, (s, t) in enumerate(zip(student, teacher)):
+        if labels is not None and labels[index] == -100:
+            continue
+        kept = sorted(range(len(t)), key=lambda c: -t[c])[: top_k or len(t)]
+        log_p = dict(zip(kept, slow_log_softmax([t[c] for c in kept], temperature)))
+        log_q = slow_log_softmax(s, temperature if scale_student else 1.0)
+        terms.append(temperature**2 * math.fsum(math.exp(lp) * (lp - log_q[c]) for c, lp in log_p.items()))
+    return math.fsum(terms) / (len(terms) if num_items is None else num_items)

@@ -1,0 +1,47 @@
+# `make demo` and `make test` set up what they need in .venv when it is missing; nothing is installed again when it is there.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+RUN    ?= runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check check-style mutants bench seeds clean
+
+help: ## what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf_lskd needs Python 3.11 or newer; PYTHON=… names one")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY) ## two teachers and eight students on glyphs, with the report that answers the question
+	$(BIN)/hf-lskd study recipes/quickstart/glyphs.yaml --output-dir $(RUN)
+
+test: $(READY) ## the tests, without the slow ones
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY) ## every test
+	$(BIN)/python -m pytest -q -m 'slow or not slow'
+
+check: check-style test ## what must be green before a commit: ruff, mypy, tests
+
+check-style: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+mutants: $(READY) ## put the cause of each trap back, in a scratch copy, and see its test fail
+	$(BIN)/python -m tests.mutants
+
+bench: $(READY) ## cost of our training step beside the stock trainer's and a bare loop, in one run, as ratios
+	$(BIN)/python -m bench.step
+
+seeds: $(READY) ## the demo with three seeds and the equalised control
+	$(BIN)/hf-lskd study recipes/quickstart/glyphs_seeds.yaml --output-dir runs/glyphs_seeds
+
+clean: ## remove what was built here, the environment included
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
