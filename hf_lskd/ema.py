@@ -1,5 +1,6 @@
 """An exponential moving average of the student: updated each step, evaluated, saved, resumed."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
+logger = logging.getLogger(__name__)
+
 FILE = "ema.safetensors"
 
 
@@ -15,12 +18,14 @@ class EmaCallback(TrainerCallback):
     """Averages the weights as w̄ ← d·w̄ + (1 − d)·w after each optimizer step; buffers (batch statistics) are copied.
 
     The average stands in for the student during every evaluation and after training, so metrics, best epoch and the final
-    model are its. Checkpoints hold the raw student beside `ema.safetensors`, so a resumed run continues both exactly.
+    model (with `load_best_model_at_end`, the best one) are its. Checkpoints hold the raw student beside `ema.safetensors`,
+    so a resumed run continues both exactly; the trainer calls `save` and `load` with the checkpoint's folder.
     """
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.average: dict[str, Tensor] = {}
+        self.loaded: dict[str, Tensor] = {}
         self.raw: dict[str, Tensor] | None = None
 
     def state(self) -> dict[str, Tensor]:
@@ -31,12 +36,29 @@ class EmaCallback(TrainerCallback):
         for key, value in self.state().items():
             value.copy_(values[key])
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        saved = Path(self.trainer._get_output_dir(None)) / f"checkpoint-{state.global_step}" / FILE
-        if state.global_step and saved.is_file():
-            self.average = {key: value.to(args.device) for key, value in load_file(saved).items()}
+    # ---- In checkpoints
+
+    def save(self, folder: str | Path) -> None:
+        """Write the average, if training has begun one, into a checkpoint's folder. On one process only."""
+        if self.average and self.trainer.args.should_save:
+            save_file({key: value.contiguous() for key, value in self.average.items()}, Path(folder) / FILE)
+
+    def load(self, folder: str | Path) -> None:
+        """Take the average of the checkpoint that training is about to be resumed from."""
+        saved = Path(folder) / FILE
+        if saved.is_file():
+            self.loaded = self._read(saved)
         else:
-            self.average = {key: value.detach().clone() for key, value in self.state().items()}
+            logger.warning("%s holds no %s: the average begins anew from the weights of the checkpoint.", folder, FILE)
+
+    def _read(self, file: Path) -> dict[str, Tensor]:
+        return {key: value.to(self.trainer.args.device) for key, value in load_file(file).items()}
+
+    # ---- In training
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.average = self.loaded or {key: value.detach().clone() for key, value in self.state().items()}
+        self.loaded = {}
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -54,16 +76,15 @@ class EmaCallback(TrainerCallback):
             self.copy_into_model(self.average)
 
     def swap_out(self) -> None:
+        """Put the raw weights back."""
         if self.raw is not None:
             self.copy_into_model(self.raw)
             self.raw = None
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        folder = Path(self.trainer._get_output_dir(None)) / f"checkpoint-{state.global_step}"
-        if args.should_save and folder.is_dir() and self.average:
-            save_file({key: value.contiguous() for key, value in self.average.items()}, folder / FILE)
-
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        best = Path(state.best_model_checkpoint or "") / FILE
+        if args.load_best_model_at_end and best.is_file():  # the stock trainer has loaded that checkpoint's raw weights
+            self.average = self._read(best)
         if self.average:
             self.copy_into_model(self.average)
             self.average = {}

@@ -1,5 +1,6 @@
 """What a cell of a study is, and the record that a finished (or failed) one leaves: JSON in and out."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,10 +11,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import hf_lskd
 from hf_lskd.errors import InputError
 
 FORMAT = 1
-FILE = "record.json"
+STUDY = "study.json"  # in a study's folder: its resolved recipe
+CELLS = "cells"  # and its cells, a folder each
+FILE = "record.json"  # in a cell's folder: there when the cell is finished
 MODEL = "model"
 STATISTICS = "statistics.safetensors"
 PREDICTIONS = "predictions.safetensors"
@@ -53,12 +57,12 @@ class Cell:
     def name(self) -> str:
         """A folder name that stays the same when the grid grows: what differs from the paper's loss is spelt out."""
         if self.role == "teacher":
-            return f"teacher-a{self.label_smoothing:g}-s{self.seed}"
-        parts = [self.student, f"a{self.label_smoothing:g}", f"T{self.temperature:g}"]
-        parts += [f"w{self.kd_weight:g}"] if self.kd_weight != 1 else []
-        parts += [f"x{self.kd_loss_scale}"] if self.kd_loss_scale != 1 else []
+            return f"teacher-a{exact(self.label_smoothing)}-s{self.seed}"
+        parts = [self.student, f"a{exact(self.label_smoothing)}", f"T{exact(self.temperature)}"]
+        parts += [f"w{exact(self.kd_weight)}"] if self.kd_weight != 1 else []
+        parts += [f"x{exact(self.kd_loss_scale)}"] if self.kd_loss_scale != 1 else []
         parts += ["unscaled"] if not self.scale_student else []
-        parts += [f"own{self.student_label_smoothing:g}"] if self.student_label_smoothing else []
+        parts += [f"own{exact(self.student_label_smoothing)}"] if self.student_label_smoothing else []
         parts += [f"k{self.kd_top_k}"] if self.kd_top_k is not None else []
         return "-".join([*parts, f"s{self.seed}"])
 
@@ -70,8 +74,22 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Cell":
+        """The cell that a record is of."""
+        return cls(**{field.name: record[field.name] for field in fields(cls)})
 
-CELL_FIELDS = tuple(field.name for field in fields(Cell))
+
+def exact(value: float | str | None) -> str:
+    """The shortest text of a number that reads back as the very same number (2, 0.1, 1e-05); a text as it is."""
+    if not isinstance(value, int | float):
+        return str(value)
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+
+
+def model_folder(path: Path) -> Path:
+    """The model in a finished cell's folder; any other path as it is."""
+    return path / MODEL if (path / FILE).is_file() and (path / MODEL).is_dir() else path
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -109,10 +127,10 @@ def versions() -> dict[str, str]:
     """Versions of Python, of this package and of what its numbers rest on."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version()}
-    for package in ("hf-lskd", *PACKAGES):
+    found = {"python": platform.python_version(), "hf_lskd": hf_lskd.__version__}
+    for package in PACKAGES:
         try:
-            found[package.replace("-", "_")] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
@@ -135,12 +153,27 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def reset_peak_memory() -> None:
+    """Begin a new peak, so that each cell of a process has its own (where the system lets a process do that)."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # Linux alone has it; elsewhere the peak is the process's so far
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, or of the accelerator's allocations when there is one, in MiB."""
+    """Largest resident size of this process since `reset_peak_memory`, or of the accelerator's allocations, in MiB."""
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -399,6 +399,27 @@ class DistillationMixin(Stock):
         return self._epoch_sampler
 
 
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        loader = super()._get_dataloader(*args, **kwargs)  # type: ignore[misc]
+        if hasattr(self.train_dataset, "train_sampler"):
+            # A loader draws its workers' seed from the global generator whenever workers start. Persistent ones start anew
+            # after a resume, which would shift every later dropout mask; such a data set needs no worker's seed.
+            loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
+
+    # ---- Checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if self._ema is not None and _internal_call and output_dir is not None:
+            self._ema.save(output_dir)  # before trainer_state.json, which marks a checkpoint as complete
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._ema is not None:
+            self._ema.load(resume_from_checkpoint)
+
+
 class DistillationTrainer(DistillationMixin, Trainer):
     """`transformers.Trainer` for image (and other single-label) classification, distilling from `teacher_model` when given.
 

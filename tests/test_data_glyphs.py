@@ -122,6 +122,7 @@ def test_the_affine_map_is_exact_so_no_processor_can_differ() -> None:
     watched = Watched(mask)
     placed = glyph_drawing._place(watched, (-1, -38, 34, 2), variant, 20)  # type: ignore[arg-type]
     source, (a, b, c, d, e, f) = np.asarray(mask).astype(int), watched.map
+    assert all(float(1024 * part).is_integer() for part in watched.map)  # else float64 would have to round
 
     def pixel(x: int, y: int) -> int:
         height, width = source.shape
@@ -246,6 +247,23 @@ def test_a_folder_holds_out_whole_families(tmp_path: Path, load: Load) -> None:
         assert len({name.split("-")[0].removesuffix("Bol") for name in held}) == 1
     assert len(load(fonts=folder, held_out=0.5).validation) == 4 * 8 * len(FEW)
     assert "(DejaVuSerif-Bold, DejaVuSerif)" in load(fonts=folder, held_out=["DejaVu Serif"]).description
+
+
+def test_the_faces_of_a_collection_are_fonts_of_their_own(tmp_path: Path, load: Load) -> None:
+    from fontTools.ttLib import TTCollection, TTFont
+
+    names = ["DejaVuSans", "cmr10", "STIXGeneral"]
+    both = TTCollection()
+    both.fonts = [TTFont(TTF / f"{name}.ttf") for name in names]
+    (tmp_path / "fonts").mkdir()
+    both.save(tmp_path / "fonts" / "both.ttc")
+    source = load(fonts=str(tmp_path / "fonts"), held_out=["STIXGeneral"])
+    assert "(both#2)" in source.description
+    alone = load(fonts=str(font_folder(tmp_path / "alone", "DejaVuSans", "STIXGeneral")), held_out=["STIXGeneral"])
+    assert source.train.pixels is not None
+    assert alone.train.pixels is not None
+    plain = slice(0, len(FEW))  # the random variants differ, since they hang on the font's name
+    np.testing.assert_array_equal(source.train.pixels[plain], alone.train.pixels[plain])
 
 
 def test_unfit_fonts_are_left_out_with_the_reason(tmp_path: Path, load: Load, caplog: pytest.LogCaptureFixture) -> None:

@@ -135,12 +135,13 @@ def test_it_feeds_a_data_loader(tmp_path: Path, load: Any, workers: int) -> None
         assert torch.equal(item["pixel_values"], loaded)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_corrupt_image_is_named_by_its_path(tmp_path: Path, load: Any, workers: int) -> None:
     source = load(image_folder(tmp_path / "pictures"))
     broken = sorted((tmp_path / "pictures" / "train").rglob("*.png"))[4]
     broken.write_bytes(broken.read_bytes()[:60])
-    loader = DataLoader(ImageDataset(source.train, CONFIG, num_classes=10), 8, num_workers=workers)
+    # One batch: with others on their way, torch takes ten seconds to end its workers after any error.
+    loader = DataLoader(ImageDataset(source.train, CONFIG, num_classes=10), 30, num_workers=workers)
     with pytest.raises(PictureError) as error:
         list(loader)
     assert str(broken) in str(error.value)
@@ -199,6 +200,13 @@ def test_a_class_without_examples_is_named(tmp_path: Path, load: Any) -> None:
 def test_a_name_that_leads_nowhere(load: Any, name: str, match: str) -> None:
     with pytest.raises(InputError, match=match):
         load(name)
+
+
+def test_a_name_that_the_hub_cannot_serve(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"'nobody/nothing' cannot be opened.*the Hub could not serve it"):
+        load("nobody/nothing")
 
 
 def test_an_empty_folder_and_a_foreign_file_are_refused(tmp_path: Path, load: Any) -> None:

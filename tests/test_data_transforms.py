@@ -12,7 +12,6 @@ from hf_lskd.data.transforms import (
     augmentation_of,
     evaluation_transform,
     pure_random,
-    resolve_data_config,
     training_transform,
 )
 from hf_lskd.errors import InputError
@@ -159,22 +158,9 @@ def test_none_is_no_augmentation() -> None:
     assert torch.equal(training_transform(CONFIG, "none")(picture()), evaluation_transform(CONFIG)(picture()))
 
 
-def test_the_recipes_size_and_statistics_replace_the_models() -> None:
-    resolved = resolve_data_config(CONFIG, {"image_size": 24, "mean": [0, 0, 0], "std": [1, 1, 1], "crop_pct": 0.9})
-    assert resolved == {**CONFIG, "input_size": (3, 24, 24), "mean": (0, 0, 0), "std": (1, 1, 1), "crop_pct": 0.9}
-    assert resolve_data_config(CONFIG, {"image_size": None, "mean": None}) == CONFIG
-
-
-def test_images_at_their_own_size_are_shown_whole() -> None:
-    resolved = resolve_data_config(CONFIG, {"image_size": None}, natural_size=(20, 16))
-    assert (resolved["input_size"], resolved["crop_pct"]) == ((3, 20, 16), 1.0)
-    resolved = resolve_data_config(CONFIG, {"image_size": 28, "crop_pct": 0.8}, natural_size=(20, 16))
-    assert (resolved["input_size"], resolved["crop_pct"]) == ((3, 28, 28), 0.8)
-
-
 @pytest.mark.parametrize(
     "change", [{"input_size": (1, 8, 8), "mean": (0.5,), "std": (0.5,)}, {"std": (0.2, 0.0, 0.2)}, {"mean": (0.5, 0.5)}]
 )
 def test_other_than_three_channels_or_a_zero_std_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"three channels"):
-        resolve_data_config({**CONFIG, **change}, {})
+        evaluation_transform({**CONFIG, **change})

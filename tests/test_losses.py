@@ -139,7 +139,9 @@ def test_no_gradient_reaches_the_teacher() -> None:
 def test_trap_04_kl_is_divided_by_items_not_by_classes_nor_by_length() -> None:
     student, teacher, labels = draw(12, 50)
     per_row = [distillation_kl(student[i : i + 1], teacher[i : i + 1], 2.0).item() for i in range(12)]
+    torchs = 4 * F.kl_div((student / 2).log_softmax(-1), (teacher / 2).softmax(-1), reduction="batchmean").item()
     assert distillation_kl(student, teacher, 2.0).item() == pytest.approx(sum(per_row) / 12, rel=1e-12)
+    assert distillation_kl(student, teacher, 2.0).item() == pytest.approx(torchs, rel=1e-9)
     as_sequences = distillation_kl(student.view(3, 4, 50), teacher.view(3, 4, 50), 2.0, labels=labels.view(3, 4))
     assert as_sequences.item() == pytest.approx(sum(per_row) / 12, rel=1e-12)
 

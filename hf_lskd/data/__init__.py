@@ -6,7 +6,6 @@ from hf_lskd.data.transforms import (
     Normalization,
     evaluation_transform,
     pure_random,
-    resolve_data_config,
     training_transform,
 )
 
@@ -19,6 +18,5 @@ __all__ = [
     "evaluation_transform",
     "load_images",
     "pure_random",
-    "resolve_data_config",
     "training_transform",
 ]

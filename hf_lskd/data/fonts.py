@@ -1,6 +1,7 @@
 """Which font files there are, and which of their faces hold given letters."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ def font_files(fonts: str) -> list[FontFile]:
             f"files ending in {', '.join(SUFFIXES)}",
             "`fonts: matplotlib` always works.",
         )
-    found = sorted((path.name, hashlib.sha256(path.read_bytes()).hexdigest(), path) for path in paths)
+    readable = [path for path in paths if os.access(path, os.R_OK)]
+    found = sorted((path.name, hashlib.sha256(path.read_bytes()).hexdigest(), path) for path in readable)
     by_content: dict[str, FontFile] = {}
     for _, sha256, path in found:
         by_content.setdefault(sha256, FontFile(path, sha256))
@@ -66,7 +68,7 @@ def font_files(fonts: str) -> list[FontFile]:
 
 def faces_with(file: FontFile, letters: Sequence[str]) -> tuple[list[FontFace], list[str]]:
     """The faces of `file` that map every letter to a glyph, and one reason for each face that does not."""
-    from fontTools.ttLib import TTCollection, TTFont, TTLibError
+    from fontTools.ttLib import TTCollection, TTFont
 
     try:
         if file.path.suffix.lower() in (".ttc", ".otc"):
@@ -85,5 +87,5 @@ def faces_with(file: FontFile, letters: Sequence[str]) -> tuple[list[FontFace], 
             faces.append(FontFace(file.path, index, name, str(family)))
         return faces, reasons
     # fontTools raises whatever its table readers meet in a damaged file, from struct.error to KeyError.
-    except (TTLibError, OSError, Exception) as error:
+    except Exception as error:
         return [], [f"{file.path.name} cannot be read ({type(error).__name__}: {error})"]

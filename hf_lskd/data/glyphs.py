@@ -259,6 +259,7 @@ def _write_cache(path: Path, rendering: Rendering) -> None:
             with os.fdopen(handle, "wb") as file:
                 texts = {key: np.array(getattr(rendering, key), dtype=str) for key in ("names", "families", "skipped")}
                 np.savez(file, allow_pickle=False, pixels=rendering.pixels, **texts)
+            os.chmod(beside, 0o644)  # mkstemp keeps it to its owner, but a cache may be shared
             os.replace(beside, path)
         except BaseException:
             Path(beside).unlink(missing_ok=True)

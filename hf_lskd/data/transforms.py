@@ -42,30 +42,6 @@ def normalization_of(data_config: Mapping[str, Any]) -> Normalization:
     return Normalization(mean, std)
 
 
-def resolve_data_config(
-    model_config: Mapping[str, Any], data: Mapping[str, Any], natural_size: tuple[int, int] | None = None
-) -> dict[str, Any]:
-    """The model's data config with the recipe's image_size, crop_pct, mean and std in place.
-
-    `natural_size` (height, width) is the size of a source whose images all have one, and then the default. An image that
-    is to be shown at its own size is shown whole: crop_pct is 1 there unless the recipe says otherwise.
-    """
-    config = dict(model_config)
-    if data.get("image_size"):
-        config["input_size"] = (3, int(data["image_size"]), int(data["image_size"]))
-    elif natural_size is not None:
-        config["input_size"] = (3, *natural_size)
-    if data.get("crop_pct"):
-        config["crop_pct"] = float(data["crop_pct"])
-    elif natural_size is not None:
-        config["crop_pct"] = 1.0
-    for key in ("mean", "std"):
-        if data.get(key):
-            config[key] = tuple(float(value) for value in data[key])
-    normalization_of(config)
-    return config
-
-
 def evaluation_geometry(data_config: Mapping[str, Any]) -> Callable[[Image.Image], Image.Image]:
     """The resize and crop of timm's evaluation transform: RGB picture in, RGB picture of the model's size out."""
     from timm.data.transforms import MaybePILToTensor

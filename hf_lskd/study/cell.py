@@ -1,23 +1,23 @@
-"""One cell, from nothing to its finished folder: trained, measured, recorded, then renamed into place."""
+"""One cell, from nothing to its finished folder: trained, saved, measured as saved, recorded, then renamed into place."""
 
 import gc
+import json
 import os
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
-from hf_lskd.analysis.gradient import TargetGradient
-from hf_lskd.analysis.semantics import SimilarSets
 from hf_lskd.analysis.separation import class_geometry
+from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.errors import InputError
-from hf_lskd.recipe import Recipe, signature
+from hf_lskd.recipe import Recipe
 from hf_lskd.record import (
     FILE,
     FORMAT,
@@ -27,171 +27,119 @@ from hf_lskd.record import (
     Cell,
     file_sha256,
     hardware,
+    model_folder,
     peak_memory_mb,
     read_record,
+    reset_peak_memory,
     versions,
     write_json,
 )
-from hf_lskd.tasks.image_classification import SPLITS, ImageClassification
+from hf_lskd.study.bench import Bench, cell_signature, reset_process_state
+from hf_lskd.study.targets import loss_scale, targets_of, write_targets
+from hf_lskd.tasks.image_classification import SPLITS
 
 WORK = "trainer"  # the Trainer's own folder inside an unfinished cell: checkpoints
-TARGETS = "targets.json"  # g(T) and the entropy of a teacher's tempered targets, beside its record
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every cell of a study is made with."""
-
-    recipe: Recipe
-    task: ImageClassification
-    sets: Mapping[int, SimilarSets] | None = None
-    on_step: Callable[[float], None] | None = None  # told the share of the cell's steps that is done
-
-
-def cell_signature(bench: Bench, cell: Cell) -> str:
-    """Hash of everything that can change the cell's numbers: data, model, training, switches, the cell, and its teacher's."""
-    recipe = bench.recipe.to_dict()
-    spec = bench.task.spec(cell)
-    parts: dict[str, Any] = {
-        "task": recipe["task"],
-        "data": recipe["data"],
-        "fingerprint": bench.task.source.fingerprint,
-        "training": bench.recipe.training_of(spec),
-        "model": [spec.model, spec.pretrained, dict(spec.model_args)],
-        "switches": recipe["switches"],
-        "cell": cell.to_dict(),
-    }
-    if cell.role == "student":
-        parts["teacher"] = cell_signature(bench, cell.teacher)
-    return signature(parts)
+MARK = "signature"  # of the cell that an unfinished folder is being made for
 
 
 def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> dict[str, Any]:
     """Train and measure one cell; `folder` appears, complete, when it is done. Returns the record.
 
-    `teacher` is the finished cell of the teacher (it is read back from there, also when this process has just trained it:
-    a model in memory and the same one on disk differ in the last bits). An interrupted run of the same cell continues from
-    its last checkpoint.
+    `teacher` is the finished cell of the teacher. It is read back from there, also when this process has just trained it,
+    and so is the cell's own model before it is measured: a model in memory and the same one on disk differ in the last
+    bits. An interrupted run of the same cell continues from its last whole checkpoint.
     """
     started = time.perf_counter()
     reset_process_state()
-    sign = cell_signature(bench, cell)
+    reset_peak_memory()
+    learnt_from = None if teacher is None else read_record(teacher) or {}
+    sign = cell_signature(bench, cell, None if learnt_from is None else learnt_from["signature"])
     work = unfinished(folder, sign)
-    loss_scale = resolved_loss_scale(bench, cell, teacher)
-    trainer = trained(bench, cell, work / WORK, teacher, loss_scale)
+    targets = targets_of(bench, cell, teacher)
+    factor = loss_scale(cell, targets["target_gradient"])
+    reset_process_state()
+    trainer = trained(bench, cell, work / WORK, teacher, factor)
     train_end = time.perf_counter()
-    measured = measure(bench, cell, trainer, work)
+    measured = measure(bench, cell, work)
     if trainer.accelerator.is_main_process:
-        trainer.model.save_pretrained(work / MODEL)
         record = {
             **base_record(bench.recipe, cell, sign),
             **measured,
-            **targets_of(bench, cell, teacher),
+            **targets,
             **history(trainer.state.log_history),
-            "kd_loss_scale_value": loss_scale if cell.role == "student" else None,
-            "teacher": None
-            if teacher is None
-            else {"name": cell.teacher.name, "record_sha256": file_sha256(teacher / FILE)},
+            "kd_loss_scale_value": factor if cell.role == "student" else None,
+            "teacher": learnt_from and {"name": learnt_from["name"], "record_sha256": file_sha256(teacher / FILE)},
             "hardware": hardware(trainer.accelerator.num_processes),
-            "durations": {
-                "train": train_end - started,
-                "evaluate": time.perf_counter() - train_end,
-                "total": time.perf_counter() - started,
-            },
+            "durations": durations(started, train_end),
             "peak_memory_mb": peak_memory_mb(),
         }
         write_json(work / FILE, record)
         finish(work, folder)
     trainer.accelerator.wait_for_everyone()
-    record = read_record(folder) or {}
     del trainer
     gc.collect()
-    return record
+    return read_record(folder) or {}
 
 
-def trained(bench: Bench, cell: Cell, work: Path, teacher: Path | None, loss_scale: float) -> Any:
-    """The trainer after its training; around a finished teacher, where the recipe brings one, no training is left to do."""
-    spec = bench.task.spec(cell)
+def trained(bench: Bench, cell: Cell, work: Path, teacher: Path | None, factor: float) -> Any:
+    """The trainer after its training, its model saved beside `work`; a finished teacher that the recipe brings is copied."""
     if cell.role == "teacher" and bench.recipe.teacher.path is not None:
-        return bench.task.reader(cell, Path(str(spec.model)))
-    trainer = bench.task.trainer(
-        cell,
-        work,
-        teacher=None if teacher is None else teacher / MODEL,
-        loss_scale=loss_scale,
-        callbacks=[] if bench.on_step is None else [StepCallback(bench.on_step)],
-    )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
+        trainer = bench.task.reader(cell, model_folder(Path(bench.recipe.teacher.path[cell.label_smoothing])))
+    else:
+        trainer = bench.task.trainer(
+            cell,
+            work,
+            teacher=None if teacher is None else teacher / MODEL,
+            loss_scale=factor,
+            callbacks=[] if bench.on_step is None else [StepCallback(bench.on_step)],
+        )
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(work))
+        refuse_diverged(trainer.model)
+    if trainer.accelerator.is_main_process:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(work.parent / MODEL)
+    trainer.accelerator.wait_for_everyone()
     return trainer
 
 
-def measure(bench: Bench, cell: Cell, trainer: Any, work: Path) -> dict[str, Any]:
-    """Both splits under the evaluation transform: statistics and predictions to files, metrics and geometry to the record."""
+def refuse_diverged(model: torch.nn.Module) -> None:
+    """Weights that are not finite have no accuracy, no η and nothing to teach."""
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise InputError(
+                f"training diverged: {name} has values that are not finite",
+                "settings under which the loss stays finite",
+                "Lower learning_rate, or raise warmup_steps.",
+            )
+
+
+def measure(bench: Bench, cell: Cell, work: Path) -> dict[str, Any]:
+    """The saved model on both splits under the evaluation transform: statistics and predictions to files, the rest returned."""
     task, spec = bench.task, bench.task.spec(cell)
-    tensors, found = {}, {}
-    for split in SPLITS:
-        temperatures = bench.recipe.grid.temperature if (cell.role, split) == ("teacher", "train") else ()
-        reading = task.read_split(trainer, spec, split, temperatures)
-        tensors.update(reading.statistics.to_tensors(f"{split}."))
-        if split == "train":
-            found["class_geometry"] = class_geometry(reading.statistics, bench.sets)
-            found["train_top1"] = task.metrics(reading.predictions)["top1"]
-            if reading.targets is not None and trainer.accelerator.is_main_process:
-                write_json(work / TARGETS, target_values(reading.targets, temperatures))
-        else:
-            found["metrics"] = task.metrics(reading.predictions)
-            predictions = reading.predictions
-    if trainer.accelerator.is_main_process:
+    reader = task.reader(cell, work / MODEL)
+    temperatures = bench.recipe.grid.temperature if cell.role == "teacher" else ()
+    train = task.read_split(reader, spec, "train", temperatures)
+    validation = task.read_split(reader, spec, "validation")
+    if reader.accelerator.is_main_process:
+        tensors: dict[str, torch.Tensor] = {}
+        for split, reading in zip(SPLITS, (train, validation)):
+            tensors.update(reading.statistics.to_tensors(f"{split}."))
         save_file(tensors, work / STATISTICS)
-        save_file(
-            {key: predictions[key].contiguous() for key in ("label", "prediction", "confidence", "nll")},
-            work / PREDICTIONS,
-        )
-    found["metrics"]["train_top1"] = found.pop("train_top1")
-    return found
+        kept = ("label", "prediction", "confidence", "nll")
+        save_file({key: validation.predictions[key].contiguous() for key in kept}, work / PREDICTIONS)
+        if train.targets is not None:
+            write_targets(work, train.targets, temperatures)
+    return {
+        "metrics": {**task.metrics(validation.predictions), "train_top1": task.metrics(train.predictions)["top1"]},
+        "class_geometry": geometry(bench, train.statistics),
+    }
 
 
-# ---- The teacher's targets: g(T) and entropy
-
-
-def target_values(targets: TargetGradient, temperatures: Any) -> dict[str, Any]:
-    return {f"{t:g}": {"gradient": targets.value(t), "entropy": targets.entropy(t)} for t in temperatures}
-
-
-def teacher_targets(bench: Bench, cell: Cell, teacher: Path, temperature: float) -> dict[str, float]:
-    """g(T) and the mean entropy of the teacher's tempered targets over the training images under the evaluation transform.
-
-    Kept beside the teacher's record; a temperature that joined the grid later is measured now, in one pass for the whole grid.
-    """
-    import json
-
-    path = teacher / TARGETS
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    if f"{temperature:g}" not in known:
-        trainer = bench.task.reader(cell.teacher, teacher / MODEL)
-        wanted = sorted({temperature, *bench.recipe.grid.temperature})
-        reading = bench.task.read_split(trainer, bench.task.spec(cell.teacher), "train", wanted)
-        assert reading.targets is not None
-        known = {**known, **target_values(reading.targets, wanted)}
-        if trainer.accelerator.is_main_process:
-            write_json(path, known)
-    return known[f"{temperature:g}"]
-
-
-def targets_of(bench: Bench, cell: Cell, teacher: Path | None) -> dict[str, float | None]:
-    if teacher is None or cell.temperature is None:
-        return {"target_gradient": None, "target_entropy": None}
-    found = teacher_targets(bench, cell, teacher, cell.temperature)
-    return {"target_gradient": found["gradient"], "target_entropy": found["entropy"]}
-
-
-def resolved_loss_scale(bench: Bench, cell: Cell, teacher: Path | None) -> float:
-    """`kd_loss_scale` as a number: `equalised` is 1/g(T) of this teacher."""
-    from hf_lskd.analysis.gradient import equalised_loss_scale
-
-    if teacher is None or cell.temperature is None or cell.kd_loss_scale != "equalised":
-        return float(cell.kd_loss_scale) if isinstance(cell.kd_loss_scale, int | float) else 1.0
-    return equalised_loss_scale(teacher_targets(bench, cell, teacher, cell.temperature)["gradient"])
+def geometry(bench: Bench, statistics: ClassStatistics) -> dict[str, float | None]:
+    """Tightness and separation of the training classes; None of a model whose classes coincide: it failed to learn, the cell did not fail."""
+    try:
+        return dict(class_geometry(statistics, bench.sets))
+    except InputError:
+        return {"tightness": None, "separation": None}
 
 
 # ---- The folder
@@ -199,27 +147,57 @@ def resolved_loss_scale(bench: Bench, cell: Cell, teacher: Path | None) -> float
 
 def unfinished(folder: Path, sign: str) -> Path:
     """The hidden folder that a cell is made in: kept when an earlier run of the very same cell left it, else new."""
-    work = folder.with_name(f".{folder.name}.partial")
-    mark = work / "signature"
-    if work.is_dir() and (not mark.is_file() or mark.read_text() != sign):
-        shutil.rmtree(work)
+    work = partial_folder(folder)
     try:
+        if work.is_dir() and read_mark(work) != sign:
+            shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
-        mark.write_text(sign)
+        (work / MARK).write_text(sign)
     except OSError as error:
-        raise InputError(
-            f"{folder.parent} cannot be written ({error.strerror})", "a folder that this user may write to"
-        ) from error
+        raise not_writable(folder.parent, error) from error
     return work
+
+
+def partial_folder(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def read_mark(work: Path) -> str | None:
+    """The signature of the cell that an unfinished folder is of."""
+    return (work / MARK).read_text() if (work / MARK).is_file() else None
+
+
+def not_writable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{folder} cannot be written ({error.strerror})",
+        "a folder that this user may write to",
+        "Choose another --output-dir.",
+    )
+
+
+def last_whole_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint in `work` whose last file, the Trainer's state, is whole: a kill may leave half of one."""
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in found:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        else:
+            return str(checkpoint)
+    return None
 
 
 def finish(work: Path, folder: Path) -> None:
     """Rename the complete cell into place: a folder with a record is finished, whatever happens next."""
     shutil.rmtree(work / WORK, ignore_errors=True)
-    (work / "signature").unlink()
+    (work / MARK).unlink()
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(work, folder)
+
+
+# ---- The record
 
 
 def fail_cell(recipe: Recipe, cell: Cell, folder: Path, error: BaseException) -> dict[str, Any]:
@@ -227,7 +205,11 @@ def fail_cell(recipe: Recipe, cell: Cell, folder: Path, error: BaseException) ->
     record = {
         **base_record(recipe, cell, ""),
         "status": "failed",
-        "error": {"type": type(error).__name__, "message": str(error)},
+        "error": {
+            "type": type(error).__name__,
+            "message": str(error),
+            "traceback": "".join(traceback.format_exception(error)),
+        },
         "metrics": {},
         "curve": [],
         "best": None,
@@ -252,28 +234,26 @@ def base_record(recipe: Recipe, cell: Cell, sign: str) -> dict[str, Any]:
     }
 
 
+def durations(started: float, train_end: float) -> dict[str, float]:
+    """Seconds of a cell that ends now."""
+    now = time.perf_counter()
+    return {"train": train_end - started, "evaluate": now - train_end, "total": now - started}
+
+
 def history(log: list[dict[str, Any]]) -> dict[str, Any]:
     """The training curve (training and evaluation logs, evaluation keys without their prefix) and the best epoch on validation."""
     curve = []
     for entry in log:
-        kept = {
-            key.removeprefix("eval_"): value
-            for key, value in entry.items()
-            if not key.endswith(("runtime", "_per_second"))
-        }
-        if "loss" in entry or any(key.startswith("eval_") for key in entry):
-            curve.append({**kept, "split": "validation" if "eval_loss" in entry else "train"})
+        evaluation = "eval_loss" in entry
+        if evaluation or "loss" in entry:
+            kept = {key.removeprefix("eval_"): value for key, value in entry.items() if not key.endswith(TIMES)}
+            curve.append({**kept, "split": "validation" if evaluation else "train"})
     scored = [point for point in curve if "top1" in point]
-    best = max(scored, key=lambda point: point["top1"]) if scored else None
-    return {"curve": curve, "best": None if best is None else {"epoch": best["epoch"], "top1": best["top1"]}}
+    best: Mapping[str, Any] = max(scored, key=lambda point: point["top1"], default={})
+    return {"curve": curve, "best": {"epoch": best["epoch"], "top1": best["top1"]} if best else None}
 
 
-def reset_process_state() -> None:
-    """Forget what an earlier cell of this process left in accelerate's shared state, so that a cell is the same run alone."""
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state()
-    GradientState._reset_state()
+TIMES = ("runtime", "_per_second")  # how long a pass took is no part of a curve
 
 
 class StepCallback(TrainerCallback):

@@ -111,7 +111,8 @@ def curve_chart(
     low, high = limits or curve_limits(curves, log=log)
     x = Scale(min(xs), max(xs), LEFT + 6, right - 6)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP, log)
-    ticks = [t for t in nice_ticks(min(xs), max(xs), 5) if min(xs) <= t <= max(xs)]
+    ticks = nice_ticks(min(xs), max(xs), 5)
+    ticks = [t for t in ticks if t.is_integer()] if max(xs) - min(xs) >= 2 else ticks  # whole epochs
     parts = [
         _y_axis(y, right, y_label),
         _x_categories([f"{t:g}" for t in ticks], [x(t) for t in ticks], x_label, right),

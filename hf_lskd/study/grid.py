@@ -7,6 +7,16 @@ from itertools import product
 from hf_lskd.recipe import Recipe
 from hf_lskd.record import Cell
 
+CURVE = (
+    "student",
+    "label_smoothing",
+    "kd_weight",
+    "kd_loss_scale",
+    "scale_student",
+    "student_label_smoothing",
+    "kd_top_k",
+)  # what the students on one curve over T share; with the seed, what two cells share between which η is taken
+
 
 @dataclass(frozen=True)
 class Column:
@@ -19,27 +29,29 @@ class Column:
 def columns(recipe: Recipe) -> Iterator[Column]:
     """Every column of the grid, teacher by teacher: seeds outermost, so that a study cut short has whole seeds."""
     grid = recipe.grid
-    outer = product(grid.seed, grid.label_smoothing)
     kinds = list(product(recipe.students, grid.scale_student, grid.student_label_smoothing, grid.kd_top_k))
-    for seed, label_smoothing in outer:
+    points = list(product(grid.kd_weight, grid.kd_loss_scale, grid.temperature))
+    for seed, label_smoothing in product(grid.seed, grid.label_smoothing):
         teacher = Cell("teacher", label_smoothing, seed)
         for student, scale_student, own_smoothing, top_k in kinds:
-            cells = tuple(
-                Cell(
-                    "student",
-                    label_smoothing,
-                    seed,
-                    student.name,
-                    temperature,
-                    weight,
-                    scale,
-                    scale_student,
-                    own_smoothing,
-                    top_k,
-                )
-                for weight, scale, temperature in product(grid.kd_weight, grid.kd_loss_scale, grid.temperature)
+            yield Column(
+                teacher,
+                tuple(
+                    Cell(
+                        "student",
+                        label_smoothing,
+                        seed,
+                        student=student.name,
+                        temperature=temperature,
+                        kd_weight=weight,
+                        kd_loss_scale=scale,
+                        scale_student=scale_student,
+                        student_label_smoothing=own_smoothing,
+                        kd_top_k=top_k,
+                    )
+                    for weight, scale, temperature in points
+                ),
             )
-            yield Column(teacher, cells)
 
 
 def cells(recipe: Recipe) -> list[Cell]:

@@ -87,9 +87,8 @@ def changes(scores: Scores, student: str) -> Table | None:
             rows.append([_join(label, f"α = {alpha:g} minus α = 0"), *cells])
     unit = NAMES.get(scores.metric, scores.metric)
     head = ["", *(f"to T = {t:g}" for t in higher)]
-    return Table(
-        f"Change of {unit} from T = {low:g}, in points", head, rows, note="Differences are taken seed by seed."
-    )
+    note = "Differences are taken seed by seed." if max(len(v) for v in scores.cells.values()) > 1 else ""
+    return Table(f"Change of {unit} from T = {low:g}, in points", head, rows, note=note)
 
 
 def gradients(scores: Scores, student: str) -> Table | None:
@@ -114,18 +113,21 @@ def gradients(scores: Scores, student: str) -> Table | None:
 
 
 def geometry(scores: Scores) -> Table | None:
-    """How tight each teacher's classes are and how far it holds similar ones apart."""
+    """How tight each teacher's classes are and, where there are similar classes, how far apart it holds them."""
+    notes = {
+        "tightness": "Tightness: spread inside a class over the mean distance between centroids (smaller: tighter).",
+        "separation": "Separation: distance to similar classes over distance to similar and dissimilar ones (larger: further apart).",
+    }
+    known = [m for m in notes if any(m in c.metrics for c in scores.folder.teachers)]
     rows = []
     for alpha in scores.alphas(None):
-        values = [scores.mean(Key(None, alpha, None), m) for m in (scores.metric, "tightness", "separation")]
-        if values[1] or values[2]:
-            rows.append([f"α = {alpha:g}", uncertain(values[0]), uncertain(values[1], 3), uncertain(values[2], 3)])
-    note = (
-        "Tightness: spread inside a class over the mean distance between centroids (smaller: tighter). "
-        "Separation: distance to similar classes over distance to similar and dissimilar ones (larger: further apart)."
-    )
-    head = ["teacher", NAMES.get(scores.metric, scores.metric), "tightness", "separation"]
-    return Table("The teachers’ own geometry (training images)", head, rows, note=note) if rows else None
+        key = Key(None, alpha, None)
+        rows.append(
+            [f"α = {alpha:g}", uncertain(scores.mean(key)), *(uncertain(scores.mean(key, m), 3) for m in known)]
+        )
+    head = ["teacher", NAMES.get(scores.metric, scores.metric), *known]
+    note = " ".join(notes[m] for m in known)
+    return Table("The teachers’ own geometry (training images)", head, rows, note=note) if known else None
 
 
 def eta_summary(found: Sequence[EtaSummary]) -> Table:

@@ -1,11 +1,12 @@
 """A study's tables from its cells' files: results.csv, eta.csv, eta_chance.csv, projections.json."""
 
 import csv
+import logging
 import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +15,26 @@ from safetensors.torch import load_file
 from hf_lskd.analysis.diffusion import eta_table
 from hf_lskd.analysis.semantics import SimilarSets, sets_signature
 from hf_lskd.analysis.statistics import ClassStatistics
+from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe
-from hf_lskd.record import CELL_FIELDS, MODEL, STATISTICS, Cell, write_json
-from hf_lskd.study.projections import projection_rows
+from hf_lskd.record import CELLS, STATISTICS
+from hf_lskd.study.grid import CURVE
+from hf_lskd.study.projections import write_projections
 from hf_lskd.tasks.image_classification import SPLITS, ImageClassification
+
+logger = logging.getLogger(__name__)
 
 RESULTS = "results.csv"
 ETA = "eta.csv"
 CHANCE = "eta_chance.csv"
-PROJECTIONS = "projections.json"
 
-COLUMN = (
-    "student",
-    "label_smoothing",
-    "kd_weight",
-    "kd_loss_scale",
-    "scale_student",
-    "student_label_smoothing",
-    "kd_top_k",
-)
 RESULT_FIELDS = (
     "name", "role", "student", "label_smoothing", "temperature", "kd_weight", "kd_loss_scale", "kd_loss_scale_value", "scale_student",
     "student_label_smoothing", "kd_top_k", "seed", "status", "top1", "top5", "ece", "nll", "train_top1", "best_top1", "best_epoch", "agreement",
     "target_gradient", "target_entropy", "tightness", "separation",
 )  # fmt: skip
 ETA_FIELDS = (
-    *COLUMN,
+    *CURVE,
     "seed",
     "T1",
     "T2",
@@ -68,7 +63,7 @@ def write_all(
     if sets is not None and recipe.eta is not None:
         write_eta(folder, done, sets, task.class_names, recipe.eta.reference)
     if recipe.projection is not None and done:
-        write_json(folder / PROJECTIONS, projection_rows(folder, recipe, task, done))
+        write_projections(folder, recipe, task, done)
 
 
 def write_eta(
@@ -80,31 +75,41 @@ def write_eta(
 ) -> None:
     """eta.csv (each temperature pair of each column) and eta_chance.csv (two seeds of one cell)."""
     students = [record for record in records if record["role"] == "student"]
-    same = {"reference": reference, "sets": sets_signature(sets)}
+    signature = sets_signature(sets)
     means = {record["name"]: centroids(folder, record) for record in students}
 
-    def rows(pairs: Iterable[tuple[Any, Any, Any]]) -> list[Row]:
-        return [
-            {**{key: low[key] for key in COLUMN}, "seed": seed, "T1": low["temperature"], "T2": high["temperature"], "split": split,
-             "target": class_names[found.target], "eta_similar": found.similar, "eta_dissimilar": found.dissimilar,
-             "systematic": found.systematic, **same}
-            for low, high, seed in pairs
-            for split in SPLITS
-            for found in eta_table(means[low["name"]][split], means[high["name"]][split], sets, reference=reference)
-        ]  # fmt: skip
+    def rows(pairs: Iterable[tuple[Any, Any, Any]]) -> Iterable[Row]:
+        for (low, high, seed), split in product(pairs, SPLITS):
+            try:
+                table = eta_table(means[low["name"]][split], means[high["name"]][split], sets, reference, class_names=class_names)
+            except InputError as error:  # a collapsed model must not cost the others their tables
+                logger.warning("eta.csv leaves out %s to %s, %s: %s", low["name"], high["name"], split, error)
+                continue
+            pair = {"seed": seed, "T1": low["temperature"], "T2": high["temperature"], "split": split}
+            for found in table:
+                yield {
+                    **{key: low[key] for key in CURVE},
+                    **pair,
+                    "target": class_names[found.target],
+                    "eta_similar": found.similar,
+                    "eta_dissimilar": found.dissimilar,
+                    "systematic": found.systematic,
+                    "reference": reference,
+                    "sets": signature,
+                }
 
     write_csv(folder / ETA, ETA_FIELDS, rows(temperature_pairs(students)))
     write_csv(folder / CHANCE, ETA_FIELDS, rows(seed_pairs(students)))
 
 
 def temperature_pairs(students: Sequence[Mapping[str, Any]]) -> Iterable[tuple[Any, Any, Any]]:
-    for column in grouped(students, (*COLUMN, "seed")):
+    for column in grouped(students, (*CURVE, "seed")):
         for low, high in combinations(sorted(column, key=lambda record: record["temperature"]), 2):
             yield low, high, low["seed"]
 
 
 def seed_pairs(students: Sequence[Mapping[str, Any]]) -> Iterable[tuple[Any, Any, Any]]:
-    for cell in grouped(students, (*COLUMN, "temperature")):
+    for cell in grouped(students, (*CURVE, "temperature")):
         for low, high in combinations(sorted(cell, key=lambda record: record["seed"]), 2):
             yield low, high, f"{low['seed']}|{high['seed']}"
 
@@ -118,7 +123,7 @@ def grouped(records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[l
 
 def centroids(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """`[C, D]` class means of a cell, per split."""
-    tensors = load_file(folder / "cells" / record["name"] / STATISTICS)
+    tensors = load_file(folder / CELLS / record["name"] / STATISTICS)
     return {split: ClassStatistics.from_tensors(tensors, f"{split}.").mean for split in SPLITS}
 
 
@@ -146,7 +151,8 @@ def write_csv(path: Path, fields: Sequence[str], rows: Iterable[Row]) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as the tables write it: nothing for None, true/false, floats to six significant decimals."""
+    """A value as the tables write it: nothing for None, true or false, floats to six decimals (grid values, which name
+    cells, in full)."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -154,11 +160,3 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return str(round(value, 6)) if math.isfinite(value) else str(value)
     return str(value)
-
-
-def cell_of(record: Mapping[str, Any]) -> Cell:
-    return Cell(**{key: record[key] for key in CELL_FIELDS})
-
-
-def model_folder(folder: Path, record: Mapping[str, Any]) -> Path:
-    return folder / "cells" / record["name"] / MODEL

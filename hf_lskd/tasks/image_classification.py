@@ -21,7 +21,7 @@ from hf_lskd.data.dataset import ImageDataset
 from hf_lskd.data.images import ImageSource, load_images
 from hf_lskd.errors import InputError, nearest
 from hf_lskd.recipe import ModelSpec, Recipe
-from hf_lskd.record import Cell
+from hf_lskd.record import Cell, model_folder
 from hf_lskd.trainer import DistillationTrainer
 
 SPLITS = ("train", "validation")
@@ -69,7 +69,7 @@ class ImageClassification:
         """The model that a cell trains, or the finished teacher that the recipe brings in its place."""
         if cell.role == "teacher":
             path = (self.recipe.teacher.path or {}).get(cell.label_smoothing)
-            return self.recipe.teacher if path is None else replace(self.recipe.teacher, model=path)
+            return self.recipe.teacher if path is None else replace(self.recipe.teacher, model=str(model_folder(Path(path))))
         return next(student for student in self.recipe.students if student.name == cell.student)
 
     def data_config(self, spec: ModelSpec) -> dict[str, Any]:
@@ -120,10 +120,10 @@ class ImageClassification:
             num_classes=len(self.class_names),
         )
 
-    def arguments(self, cell: Cell, folder: Path, loss_scale: float) -> DistillationArguments:
-        """The cell's training arguments: the recipe's, the model's own, and what the grid says."""
+    def arguments(self, cell: Cell, folder: Path, loss_scale: float = 1.0, **others: Any) -> DistillationArguments:
+        """The cell's training arguments: the recipe's, the model's own, what the grid says, and `others` on top."""
         spec, switches = self.spec(cell), self.recipe.switches
-        merged = {**QUIET, **self.recipe.training_of(spec)}
+        merged = {**QUIET, **self.recipe.training_of(spec), **others}
         student = cell.role == "student"
         return DistillationArguments(
             output_dir=str(folder),
@@ -199,7 +199,7 @@ class ImageClassification:
 
     def reader(self, cell: Cell, folder: Path, dataset: Any = None) -> DistillationTrainer:
         """A trainer around the finished model in `folder`, for reading only."""
-        args = DistillationArguments(output_dir=str(folder), **{**QUIET, "eval_strategy": "no"})
+        args = self.arguments(cell, folder, **READING)
         return DistillationTrainer(models.load_trained(str(folder)), args, eval_dataset=dataset)
 
     def features(self, cell: Cell, folder: Path, classes: Sequence[int], split: str, most: int) -> Features:
@@ -227,6 +227,14 @@ QUIET: dict[str, Any] = {
     "save_strategy": "no",
     "per_device_eval_batch_size": 256,
     "dataloader_pin_memory": torch.cuda.is_available(),
+}
+
+# What a trainer that only reads needs of its own: nothing that asks for an evaluation set or a schedule.
+READING: dict[str, Any] = {
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "lr_scheduler_type": "constant",
+    "lr_scheduler_kwargs": None,
 }
 
 

@@ -1,0 +1,119 @@
+"""What every cell of a study is made with, opened and checked before the first one, and the signature of a cell."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hf_lskd import models
+from hf_lskd.analysis.semantics import SimilarSets
+from hf_lskd.errors import InputError
+from hf_lskd.recipe import ModelSpec, Recipe, signature
+from hf_lskd.record import Cell, model_folder, read_record
+from hf_lskd.study.classes import similar_sets, three_classes
+from hf_lskd.tasks.image_classification import ImageClassification
+from hf_lskd.teacher import check_classes
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The recipe, its data, and S1 and S2 of each target class (None: no η)."""
+
+    recipe: Recipe
+    task: ImageClassification
+    sets: Mapping[int, SimilarSets] | None = None
+    on_step: Callable[[float], None] | None = None  # told the share of the cell's steps that is done
+
+
+def open_bench(recipe: Recipe, cache_dir: Path | None = None) -> Bench:
+    """Open the data and check against them what the recipe names, so that bad input costs no training.
+
+    Raises InputError for data that cannot be read, unknown classes under `eta` or `projection`, targets without similar
+    classes, and unknown models.
+    """
+    task = ImageClassification(recipe, cache_dir)
+    sets = similar_sets(recipe, task)
+    if recipe.projection is not None:
+        three_classes(recipe, task)
+    trained_teacher = [recipe.teacher] if recipe.teacher.path is None else []
+    for spec in [*trained_teacher, *recipe.students]:
+        task.data_config(spec)
+        if isinstance(spec.pretrained, str) and not Path(spec.pretrained).exists():
+            raise InputError(f"pretrained: {spec.pretrained} does not exist", "true, false, or the path of weights")
+    return Bench(recipe, task, sets)
+
+
+def check_given_teacher(bench: Bench, label_smoothing: float, path: str) -> None:
+    """Refuse a finished teacher that cannot be read, has other classes, or is one of ours made with another α."""
+    folder = Path(path)
+    for place in (folder, folder.parent):
+        record = read_record(place)
+        if record is not None and record["label_smoothing"] != label_smoothing:
+            raise InputError(
+                f"teacher.path: {path} was trained with label smoothing {record['label_smoothing']:g}",
+                f"a teacher of label smoothing {label_smoothing:g}, which the recipe gives this path for",
+            )
+    first = Cell("student", label_smoothing, bench.recipe.grid.seed[0], bench.recipe.students[0].name)
+    check_classes(models.load_trained(str(model_folder(folder))), bench.task.build(first))
+
+
+def reset_process_state() -> None:
+    """Forget what an earlier trainer of this process left in accelerate's shared state (its precision, for one)."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+
+
+# ---- Signatures
+
+
+def cell_signature(bench: Bench, cell: Cell, teacher: str | None = None) -> str:
+    """Hash of everything that can change the cell's numbers: data, model, training, switches, the cell, and its teacher's.
+
+    `teacher` is the signature of the teacher that a student learns from; None: of its own teacher in this study.
+    Versions and hardware stand in the record beside it: a study may go on after an update or on another machine.
+    """
+    recipe = bench.recipe.to_dict()
+    spec = bench.task.spec(cell)
+    parts: dict[str, Any] = {
+        "task": recipe["task"],
+        "data": recipe["data"],
+        "fingerprint": bench.task.source.fingerprint,
+        "training": bench.recipe.training_of(spec),
+        "model": model_identity(spec),
+        "switches": recipe["switches"],
+        "cell": cell.to_dict(),
+    }
+    if cell.role == "student":
+        parts["teacher"] = teacher or cell_signature(bench, cell.teacher)
+    return signature(parts)
+
+
+def model_identity(spec: ModelSpec) -> list[Any]:
+    """What the model is before training: names as they stand, files by their content."""
+    start = [contents(place) if isinstance(place, str) else place for place in (spec.model, spec.pretrained)]
+    return [*start, dict(spec.model_args)]
+
+
+def contents(place: str) -> str:
+    """A hash over a model's file or folder; what is neither is a name and stands for itself."""
+    path = Path(place)
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if file.suffix in (".json", ".safetensors", ".bin", ".pth")]
+    else:
+        files = [path] if path.is_file() else []
+    if not files:
+        return place
+    digests = [[file.name, _file_digest(str(file), os.stat(file).st_size, os.stat(file).st_mtime_ns)] for file in files]
+    return signature({"files": [digest for _, digest in digests] if path.is_file() else digests})
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: str, size: int, changed: int) -> str:
+    """SHA-256 of a file; size and time of change are there so that an unchanged one is read once a process."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

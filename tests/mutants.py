@@ -1,0 +1,123 @@
+"""Put the cause of each known trap back, in a scratch copy of the tree, and see the test that is named after it fail.
+
+    python -m tests.mutants [TRAP…]
+
+Each mutant is one replacement in one file. Exit code 1 when a mutant survives, or when its text is no longer in the code.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Mutant(NamedTuple):
+    trap: str
+    cause: str
+    file: str
+    old: str
+    new: str
+    test: str  # what pytest -k selects
+
+
+MUTANTS = [
+    Mutant("1", "the gradient grows with accumulation: items of the micro-batch only", "trainer.py",
+           "return (loss, as_stock_outputs(outputs)) if return_outputs else loss",
+           "loss = loss * self.args.gradient_accumulation_steps if self.args.label_smoothing_factor == 0 else loss\n"
+           "        return (loss, as_stock_outputs(outputs)) if return_outputs else loss",
+           "test_trap_01"),
+    Mutant("3", "distillation ignores the items of the whole batch", "trainer.py",
+           "terms = self._terms(logits, model_inputs, labels, num_items_in_batch,",
+           "num_items_in_batch = None if self.teacher is not None else num_items_in_batch\n"
+           "        terms = self._terms(logits, model_inputs, labels, num_items_in_batch,",
+           "test_trap_01"),
+    Mutant("4", "KL divided by the number of classes as well", "losses.py",
+           "return -(p * finite(log_q)).sum(-1), entropy", "return -(p * finite(log_q)).mean(-1), entropy", "test_trap_04"),
+    Mutant("5", "T² missing in the combined loss", "losses.py",
+           "soft = loss_scale * temperature**2 * rows.mean", "soft = loss_scale * rows.mean", "test_trap_05"),
+    Mutant("6", "padding stays in the softmax", "losses.py",
+           "keep = labels.ne(ignore_index)\n    if len(shape) > 2:",
+           "keep = torch.ones_like(labels, dtype=torch.bool)\n    labels = labels.clamp(min=0)\n    if len(shape) > 2:",
+           "test_trap_06"),
+    Mutant("7", "the teacher follows whoever calls train()", "teacher.py", "self.model.eval()", "pass", "test_trap_07"),
+    Mutant("8", "the teacher is a child of the student", "trainer.py",
+           "        if self.args.torch_compile:\n            self.teacher.compile()",
+           "        self.model.teacher = self.teacher.members[0].model", "test_trap_08"),
+    Mutant("13", "classes are compared by number only", "teacher.py",
+           "if their_names and our_names and their_names != our_names:", "if False:", "test_trap_13"),
+    Mutant("14", "example ids are dropped with the unused columns", "trainer.py",
+           "wanted = [EXAMPLE_ID] if hasattr(self.model, \"config\") else [EXAMPLE_ID, IMAGES, \"labels\"]",
+           "wanted = [] if hasattr(self.model, \"config\") else [IMAGES, \"labels\"]", "test_trap_14"),
+    Mutant("15", "softmax in half precision", "losses.py",
+           "return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()", "return logits", "test_trap_15"),
+    Mutant("16", "an argument called temperature", "arguments.py", "kd_temperature: float = field(", "temperature: float = 1.0\n    kd_temperature: float = field(", "test_trap_16"),
+    Mutant("17", "α/(C−1) in place of α/C", "losses.py",
+           "return (1 - smoothing) * nll - smoothing * log_probs.mean(-1)",
+           "return (1 - smoothing) * nll - smoothing * log_probs.sum(-1) / (log_probs.shape[-1] - 1)", "test_trap_17"),
+    Mutant("25", "the teacher is left to the student's compilation", "trainer.py",
+           "self.teacher.compile(", "str(", "test_trap_25"),
+    Mutant("30", "a mean over micro-batches", "trainer.py",
+           "self.loss_is_scaled_for_ga = True if num_items_in_batch is not None else None",
+           "num_items_in_batch = None\n        self.loss_is_scaled_for_ga = None\n"
+           "        terms = self._terms(logits, model_inputs, labels, None, with_teacher=not evaluating)",
+           "test_trap_30"),
+    Mutant("32", "the teacher runs in inference mode", "teacher.py", "@torch.no_grad()", "@torch.inference_mode()", "test_trap_32 and teacher"),
+    Mutant("33", "the stock smoother is set up for a module without config", "trainer.py",
+           "self.args = args if model is not None and not hasattr(model, \"config\") else None", "self.args = None", "test_trap_33"),
+]  # fmt: skip
+
+
+def scratch_copy(folder: Path) -> Path:
+    """The package, its tests and recipes, without anything built."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in ("hf_lskd", "tests", "recipes"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def failing_tests(tree: Path, select: str) -> tuple[int, list[str]]:
+    """pytest's exit code and the names of the failed tests."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", select, "tests"]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    found = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    failed = [
+        line.split(" - ")[0].split("::")[-1]
+        for line in found.stdout.splitlines()
+        if line.startswith(("FAILED", "ERROR"))
+    ]
+    return found.returncode, failed
+
+
+def try_mutant(mutant: Mutant) -> str:
+    """ "killed by NAME", "SURVIVED", or "STALE" when the text to replace is gone."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = scratch_copy(Path(folder))
+        path = tree / "hf_lskd" / mutant.file
+        code = path.read_text(encoding="utf-8")
+        if mutant.old not in code:
+            return "STALE: its text is not in the code"
+        path.write_text(code.replace(mutant.old, mutant.new), encoding="utf-8")
+        returned, failed = failing_tests(tree, mutant.test)
+    if returned == 1 and failed:
+        return f"killed by {failed[0]}"
+    return "SURVIVED" if returned == 0 else f"BROKEN: pytest ended with {returned}"
+
+
+def main(traps: list[str]) -> int:
+    chosen = [mutant for mutant in MUTANTS if not traps or mutant.trap in traps]
+    results = []
+    for mutant in chosen:
+        results.append(try_mutant(mutant))
+        print(f"| {mutant.trap} | {mutant.cause} | {results[-1]} |", flush=True)
+    return 0 if all(result.startswith("killed") for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
