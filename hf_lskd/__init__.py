@@ -22,7 +22,21 @@ _HOMES = {
     "InputError": "errors",
 }
 
-__all__ = [*_HOMES, "__version__"]
+__all__ = [
+    "ClassStatistics",
+    "DiffusionIndex",
+    "DistillationArguments",
+    "DistillationTrainer",
+    "InputError",
+    "LossTerms",
+    "__version__",
+    "diffusion_index",
+    "distillation_kl",
+    "distillation_loss",
+    "label_smoothed_cross_entropy",
+    "project_penultimate",
+    "target_gradient",
+]
 
 if TYPE_CHECKING:
     from hf_lskd.analysis.diffusion import DiffusionIndex, diffusion_index

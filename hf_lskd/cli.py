@@ -1,11 +1,12 @@
 """`hf-lskd`: the command line. What is heavy is imported inside the handlers, so that `--help` answers at once."""
 
 import argparse
+import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hf_lskd.errors import InputError, nearest
 
@@ -19,21 +20,41 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 2 wrong usage or input, 130 interrupted, 1 anything else."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = build_parser()
-    args, rest = parser.parse_known_args(arguments)
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser, commands = build_parser()
+    args, rest = parser.parse_known_args(words)
     if rest and args.command != "train":
-        known = [option for action in parser.commands[args.command]._actions for option in action.option_strings]  # type: ignore[attr-defined]
-        parser.error(f"unknown argument {rest[0]}. {nearest(rest[0].split('=')[0], known)}".strip())
+        known = [option for action in commands[args.command]._actions for option in action.option_strings]
+        commands[args.command].error(f"unknown argument {rest[0]}. {nearest(rest[0].split('=')[0], known)}".strip())
     args.rest = rest
     try:
-        return int(args.run(args) or 0)
+        code = int(args.run(args) or 0)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         return complain(str(error), 2, args.debug)
     except KeyboardInterrupt:
         return complain("Interrupted. Run the same command again to go on.", 130, False)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         return complain(f"{type(error).__name__}: {error}", 1, args.debug)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one message in place of a page of usage, and no guessing of shortened options."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"hf-lskd: {message} See `{self.prog} --help`.\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            hint = nearest(str(value), list(action.choices))
+            raise argparse.ArgumentError(action, f"{value!r}. Allowed: {', '.join(action.choices)}. {hint}".rstrip())
 
 
 def complain(message: str, code: int, debug: bool) -> int:
@@ -45,31 +66,41 @@ def complain(message: str, code: int, debug: bool) -> int:
     return code
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser, and those of its commands by name."""
     import hf_lskd
 
-    shape = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hf-lskd",
         description="Should I smooth my teacher, and at which temperature do I distil?",
         epilog=EXAMPLES,
-        formatter_class=shape,
     )
     parser.add_argument("--version", action="version", version=f"hf-lskd {hf_lskd.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[Any], int | None], text: str, example: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=text, description=text, epilog=f"example:\n  {example}", formatter_class=shape
-        )
+        sub = commands.add_parser(name, help=text, description=text, epilog=f"example:\n  {example}")
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         sub.set_defaults(run=run)
         return sub
 
-    add_train(command("train", run_train, "train one teacher or student of a recipe",
-                      "hf-lskd train recipes/quickstart/glyphs.yaml --role student --temperature 2 --teacher runs/teacher/model"))  # fmt: skip
-    add_study(command("study", run_study, "run the α x T (x seed) grid of a recipe; run again, it does what is missing",
-                      "hf-lskd study recipes/quickstart/glyphs.yaml --output-dir runs/glyphs"))  # fmt: skip
+    glyphs = "recipes/quickstart/glyphs.yaml"
+    add_train(
+        command(
+            "train",
+            run_train,
+            "train one teacher or student of a recipe",
+            f"hf-lskd train {glyphs} --role student --temperature 2 --teacher runs/teacher",
+        )
+    )
+    add_study(
+        command(
+            "study",
+            run_study,
+            "run the α x T (x seed) grid of a recipe; run again, it does what is missing",
+            f"hf-lskd study {glyphs} --output-dir runs/glyphs",
+        )
+    )
     for name, run, text, example in (
         ("eta", run_eta, "the diffusion index of a study: eta.csv and a summary", "hf-lskd eta runs/glyphs"),
         ("report", run_report, "tables and pictures of a study on one HTML page", "hf-lskd report runs/glyphs"),
@@ -90,8 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     validate.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
     validate.add_argument("--data", action="store_true", help="open the data too")
-    parser.commands = commands.choices  # type: ignore[attr-defined]
-    return parser
+    return parser, commands.choices
 
 
 def add_train(sub: argparse.ArgumentParser) -> None:
@@ -111,7 +141,7 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--kd-loss-scale", metavar="X", help="factor on the soft loss: a number, or equalised for 1/g(T)")
     sub.add_argument("--scale-student", choices=("true", "false"), help="whether T divides the student's logits too")
     sub.add_argument("--student-label-smoothing", type=float, metavar="α", help="the student's own α")
-    sub.add_argument("--kd-top-k", type=int, metavar="K", help="distil the teacher's K most probable classes only")
+    sub.add_argument("--kd-top-k", metavar="K", help="distil the teacher's K most probable classes only; none: all")
     sub.epilog = f"{sub.epilog}\n\nAny training argument may follow: --learning_rate 0.1 --num_train_epochs 3 …"
 
 
@@ -136,9 +166,9 @@ def run_validate(args: Any) -> int:
         try:
             recipe = load_recipe(path)
             if args.data:
-                from hf_lskd.tasks.image_classification import ImageClassification
+                from hf_lskd.study.bench import open_bench
 
-                ImageClassification(recipe)
+                open_bench(recipe)
         except InputError as error:
             problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
         else:
@@ -159,27 +189,19 @@ def recipe_of(args: Any) -> Any:
 
     recipe = load_recipe(args.recipe)
     seeds = getattr(args, "seeds", None)
-    if seeds is None:
-        return recipe
-    if seeds < 1:
-        raise InputError(f"--seeds {seeds}", "a whole number from 1")
-    return recipe.replace_seeds(seeds)
+    return recipe if seeds is None else recipe.replace_seeds(seeds)
 
 
 def run_study(args: Any) -> int:
+    from hf_lskd.record import exact
+
     recipe = recipe_of(args)
     folder = args.output_dir or Path("runs") / recipe.name
     if args.dry_run:
         for cell in planned(recipe):
-            temperature = "-" if cell.temperature is None else f"{cell.temperature:g}"
-            print(
-                cell.role,
-                f"{cell.label_smoothing:g}",
-                temperature,
-                cell.seed,
-                command_of(cell, args.recipe, folder),
-                sep="\t",
-            )
+            temperature = "-" if cell.temperature is None else exact(cell.temperature)
+            command = command_of(cell, recipe, args.recipe, folder)
+            print(cell.role, exact(cell.label_smoothing), temperature, cell.seed, command, sep="\t")
         return 0
     if args.launcher != "inline":
         raise InputError(
@@ -196,33 +218,22 @@ def run_study(args: Any) -> int:
     return 1 if any(record["status"] == "failed" for record in records) else 0
 
 
-def command_of(cell: Any, recipe: Path, folder: Path) -> str:
+def command_of(cell: Any, recipe: Any, path: Path, folder: Path) -> str:
     """The command that makes one cell on its own."""
     import shlex
 
-    parts = [
-        "hf-lskd",
-        "train",
-        str(recipe),
-        "--role",
-        cell.role,
-        "--label-smoothing",
-        f"{cell.label_smoothing:g}",
-        "--seed",
-        str(cell.seed),
-    ]
+    from hf_lskd.record import CELLS, exact
+
+    parts = ["hf-lskd", "train", str(path), "--role", cell.role]
+    parts += ["--label-smoothing", exact(cell.label_smoothing), "--seed", str(cell.seed)]
     if cell.role == "student":
-        parts += ["--student", cell.student, "--temperature", f"{cell.temperature:g}"]
-        parts += ["--teacher", str(folder / "cells" / cell.teacher.name)]
-        for option, value, usual in (
-            ("--kd-weight", cell.kd_weight, 1.0),
-            ("--kd-loss-scale", cell.kd_loss_scale, 1.0),
-            ("--scale-student", cell.scale_student, True),
-            ("--student-label-smoothing", cell.student_label_smoothing, 0.0),
-            ("--kd-top-k", cell.kd_top_k, None),
-        ):
-            parts += [] if value == usual else [option, str(value).lower()]
-    return shlex.join([*parts, "--output-dir", str(folder / "cells" / cell.name)])
+        parts += ["--student", cell.student, "--temperature", exact(cell.temperature)]
+        parts += ["--teacher", str(folder / CELLS / cell.teacher.name)]
+        for option in ("kd_weight", "kd_loss_scale", "scale_student", "student_label_smoothing", "kd_top_k"):
+            value = getattr(cell, option)
+            if value != getattr(recipe.grid, option)[0]:  # what `train` takes when nothing is said
+                parts += [f"--{option.replace('_', '-')}", exact(value).lower()]
+    return shlex.join([*parts, "--output-dir", str(folder / CELLS / cell.name)])
 
 
 def run_train(args: Any) -> int:
@@ -230,8 +241,7 @@ def run_train(args: Any) -> int:
 
     quiet_libraries()
     record = train_one(recipe_of(args), args)
-    metrics = "  ".join(f"{name} {value:.4g}" for name, value in record["metrics"].items())
-    print(f"{record['name']}: {metrics}")
+    print(f"{record['name']}:", *(f"{name} {record['metrics'][name]:.4g}" for name in ("top1", "top5", "ece", "nll")))
     return 0
 
 

@@ -20,7 +20,7 @@ class InputError(ValueError):
         return type(self), (self.received, self.allowed, self.hint)
 
 
-class RecipeErrors(InputError):
+class RecipeErrors(InputError):  # noqa: N818 (several errors, not one)
     """Every problem of a recipe at once, one line each, in `problems`."""
 
     def __init__(self, problems: Sequence[str]) -> None:

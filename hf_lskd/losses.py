@@ -79,7 +79,8 @@ def distillation_kl(
     check_loss_scale(loss_scale)
     check_same_shape(student_logits, teacher_logits)
     rows = item_rows(labels, ignore_index, student_logits, teacher_logits)
-    cross, entropy = tempered_terms(*rows.logits, temperature, scale_student, top_k)
+    student, teacher = rows.logits
+    cross, entropy = tempered_terms(student, teacher, temperature, scale_student, top_k)
     return loss_scale * temperature**2 * rows.mean(cross - entropy, num_items)
 
 

@@ -81,8 +81,8 @@ class Cell:
 
 
 def exact(value: float | str | None) -> str:
-    """The shortest text of a number that reads back as the very same number (2, 0.1, 1e-05); a text as it is."""
-    if not isinstance(value, int | float):
+    """The shortest text of a number that reads back as the very same number (2, 0.1, 1e-05); anything else as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 

@@ -1,7 +1,9 @@
 """What a teacher is: frozen, always in eval mode, outside the student's module tree, and checked against the student."""
 
+import contextlib
 import copy
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,7 +41,7 @@ class Teacher:
         if len(outputs) == 1:
             return outputs[0]
         tempered = torch.stack([F.log_softmax(z.float() / temperature, dim=-1) for z in outputs])
-        return temperature * (torch.logsumexp(tempered, dim=0) - torch.log(torch.tensor(float(len(outputs)))))
+        return temperature * (torch.logsumexp(tempered, dim=0) - math.log(len(outputs)))
 
     def compile(self) -> None:
         """Compile each member on its own; the student is accelerate's business."""
@@ -48,24 +50,29 @@ class Teacher:
 
 
 class Member:
-    """A frozen model with the change of normalisation that its input needs."""
+    """A frozen model with the change of normalisation that its input needs.
 
-    def __init__(self, model: nn.Module, renormalise: tuple[Tensor, Tensor] | None) -> None:
+    `own_dtype`: it computes in the type of its weights, also where the student is under autocast.
+    """
+
+    def __init__(self, model: nn.Module, renormalise: tuple[Tensor, Tensor] | None, own_dtype: bool = False) -> None:
         self.model = model
         self.forward: Any = model
         self.renormalise = renormalise
+        self.own_dtype = own_dtype
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     def logits(self, inputs: Mapping[str, Any]) -> Tensor:
-        if self.model.training:  # someone switched it: a teacher never drops out nor moves its batch statistics
-            self.model.eval()
+        if any(module.training for module in self.model.modules()):  # someone switched it: a teacher never drops out,
+            self.model.eval()  # nor moves its batch statistics
         images = inputs.get(IMAGES)
         if images is None:
             return logits_of(self.forward(**inputs))
         if self.renormalise is not None:
             scale, shift = self.renormalise
             images = images * scale.to(images) + shift.to(images)
-        return call_on_images(self.forward, self.model, images.to(self.dtype), inputs)
+        with torch.autocast(images.device.type, enabled=False) if self.own_dtype else contextlib.nullcontext():
+            return call_on_images(self.forward, self.model, images.to(self.dtype), inputs)
 
 
 def call_on_images(forward: Any, model: nn.Module, images: Tensor, inputs: Mapping[str, Any]) -> Tensor:
@@ -115,10 +122,12 @@ def prepare_member(
     model: nn.Module = source if isinstance(source, nn.Module) else models.load_trained(str(source))
     check_separate(model, student)
     check_classes(model, student)
+    own = models.normalization_of(model)
     if dtype is not None:
         model = (copy.deepcopy(model) if model is source else model).to(getattr(torch, dtype))
     model.requires_grad_(False).eval().to(device)
-    return Member(model, renormalisation(data_statistics, models.normalization_of(model)))
+    change = renormalisation(data_statistics, own)
+    return Member(model, None if change is None else (change[0].to(device), change[1].to(device)), dtype is not None)
 
 
 def renormalisation(data: Statistics | None, own: Statistics | None) -> tuple[Tensor, Tensor] | None:
@@ -132,9 +141,12 @@ def renormalisation(data: Statistics | None, own: Statistics | None) -> tuple[Te
             "%s image statistics are unknown: the teacher gets its input as the student does.", unknown.capitalize()
         )
         return None
-    if data == own:
+    (data_mean, data_std), (own_mean, own_std) = (
+        (torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)) for mean, std in (data, own)
+    )
+    if torch.equal(data_mean, own_mean) and torch.equal(data_std, own_std):
         return None
-    (data_mean, data_std), (own_mean, own_std) = ((torch.tensor(m), torch.tensor(s)) for m, s in (data, own))
+    logger.info("The teacher's images are re-normalised from mean, std %s to its own %s.", data, own)
     scale, shift = data_std / own_std, (data_mean - own_mean) / own_std
     return scale.view(-1, 1, 1), shift.view(-1, 1, 1)
 

@@ -13,14 +13,20 @@ from hf_lskd import losses, models
 from hf_lskd.arguments import check_distillation
 from hf_lskd.ema import EmaCallback
 from hf_lskd.errors import InputError
-from hf_lskd.teacher import IMAGES, Teacher, call_on_images, logits_of, prepare_teacher
+from hf_lskd.models.checkpoint import load_renamed
+from hf_lskd.teacher import IMAGES, Teacher, logits_of, prepare_teacher
 
 if TYPE_CHECKING:
     from hf_lskd.analysis.statistics import ClassStatistics
 
 if TYPE_CHECKING:
-    Stock = Trainer
-else:  # at run time the subclass brings its own stock trainer
+
+    class Stock(Trainer):  # what the mixin may rely on; at run time the subclass brings its own stock trainer
+        args: Any
+        model: Any
+        _signature_columns: Any
+
+else:
     Stock = object
 
 logger = logging.getLogger(__name__)
@@ -80,8 +86,10 @@ class DistillationMixin(Stock):
         if self._ema is not None:
             self.add_callback(self._ema)
         self._place_student()
-        if not hasattr(self.model, "config"):
-            self.label_names = self.args.label_names or ["labels"]
+        if (
+            not self.label_names
+        ):  # a model whose forward takes no labels: the stock trainer would drop them from the data
+            self.label_names = ["labels"]
         if teacher_model is not None:
             self._take_teacher(teacher_model)
 
@@ -321,28 +329,27 @@ class DistillationMixin(Stock):
         """This process's share of the evaluation loop, batch by batch: the classifier's input beside logits and labels.
 
         In eval mode, each example once: the rows that pad the last batch to equal size on every process are dropped.
-        `dataset` None: the evaluation set. Raises InputError when no classifier can be found.
+        `dataset` None: the evaluation set. Raises InputError when no single layer says the logits.
         """
         model = self.accelerator.unwrap_model(self.model)
-        was_training = model.training
+        training = [module for module in model.modules() if module.training]  # some may be frozen in eval mode
         model.eval()
-        captured: list[Tensor] = []
-        hook = models.find_classifier(model).register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
         try:
-            for batch in self.get_eval_dataloader(dataset):
-                inputs = dict(self._prepare_inputs(batch))
-                labels, ids = self._pop_targets(inputs)
-                images = inputs.get(IMAGES)
-                logits = logits_of(model(**inputs)) if images is None else call_on_images(model, model, images, inputs)
-                features = captured.pop().flatten(1)
-                captured.clear()
-                mine = self._real_rows(labels.shape[0])
-                yield PenultimateBatch(
-                    features[:mine], logits[:mine], labels[:mine], None if ids is None else ids[:mine]
-                )
+            with models.reading_classifier(model) as embeddings_behind:
+                for batch in self.get_eval_dataloader(dataset):
+                    inputs = dict(self._prepare_inputs(batch))
+                    labels, ids = self._pop_targets(inputs)
+                    logits = logits_of(self._forward(model, inputs))
+                    mine = self._real_rows(labels.shape[0])
+                    yield PenultimateBatch(
+                        embeddings_behind(logits)[:mine],
+                        logits[:mine],
+                        labels[:mine],
+                        None if ids is None else ids[:mine],
+                    )
         finally:
-            hook.remove()
-            model.train(was_training)
+            for module in training:
+                module.training = True
 
     def _real_rows(self, rows: int) -> int:
         """How many of this process's rows of the current batch are not padding of the data loader's last batch."""
@@ -398,9 +405,8 @@ class DistillationMixin(Stock):
         self._epoch_sampler = own()
         return self._epoch_sampler
 
-
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        loader = super()._get_dataloader(*args, **kwargs)  # type: ignore[misc]
+        loader: Any = super()._get_dataloader(*args, **kwargs)
         if hasattr(self.train_dataset, "train_sampler"):
             # A loader draws its workers' seed from the global generator whenever workers start. Persistent ones start anew
             # after a resume, which would shift every later dropout mask; such a data set needs no worker's seed.
@@ -415,9 +421,18 @@ class DistillationMixin(Stock):
             self._ema.save(output_dir)  # before trainer_state.json, which marks a checkpoint as complete
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not self._load_renamed(resume_from_checkpoint, model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self._ema is not None:
             self._ema.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if not self._load_renamed(str(self.state.best_model_checkpoint)):
+            super()._load_best_model()
+
+    def _load_renamed(self, folder: str, model: nn.Module | None = None) -> bool:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return not sharded and load_renamed(self.model if model is None else model, folder)
 
 
 class DistillationTrainer(DistillationMixin, Trainer):

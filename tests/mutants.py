@@ -55,7 +55,8 @@ MUTANTS = [
            "wanted = [] if hasattr(self.model, \"config\") else [IMAGES, \"labels\"]", "test_trap_14"),
     Mutant("15", "softmax in half precision", "losses.py",
            "return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()", "return logits", "test_trap_15"),
-    Mutant("16", "an argument called temperature", "arguments.py", "kd_temperature: float = field(", "temperature: float = 1.0\n    kd_temperature: float = field(", "test_trap_16"),
+    Mutant("16", "an argument called temperature", "arguments.py", "kd_temperature: float = field(",
+           "temperature: float = 1.0\n    kd_temperature: float = field(", "test_trap_16"),
     Mutant("17", "α/(C−1) in place of α/C", "losses.py",
            "return (1 - smoothing) * nll - smoothing * log_probs.mean(-1)",
            "return (1 - smoothing) * nll - smoothing * log_probs.sum(-1) / (log_probs.shape[-1] - 1)", "test_trap_17"),
@@ -66,7 +67,8 @@ MUTANTS = [
            "num_items_in_batch = None\n        self.loss_is_scaled_for_ga = None\n"
            "        terms = self._terms(logits, model_inputs, labels, None, with_teacher=not evaluating)",
            "test_trap_30"),
-    Mutant("32", "the teacher runs in inference mode", "teacher.py", "@torch.no_grad()", "@torch.inference_mode()", "test_trap_32 and teacher"),
+    Mutant("32", "the teacher runs in inference mode", "teacher.py", "@torch.no_grad()", "@torch.inference_mode()",
+           "test_trap_32 and teacher"),
     Mutant("33", "the stock smoother is set up for a module without config", "trainer.py",
            "self.args = args if model is not None and not hasattr(model, \"config\") else None", "self.args = None", "test_trap_33"),
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """One small training run in which everything that draws chance is on; as a script, the run that is killed.
 
-    python -m tests.resume_run FOLDER STEP '{"workers": 2}'     killed with SIGKILL when STEP is done
+python -m tests.resume_run FOLDER STEP '{"workers": 2}'     killed with SIGKILL when STEP is done
 """
 
 import json
@@ -24,7 +24,7 @@ STEPS_PER_EPOCH, EPOCHS, SAVE_STEPS = 6, 3, 3  # 11 batches of 4, two a step: th
 MAPPING = {"horizontal_flip": 0.5, "rotation": 15, "shift": 2, "color_jitter": {"brightness": 0.3}}
 
 
-class Interrupted(Exception):
+class StoppedError(Exception):
     """A run that was stopped from within."""
 
 
@@ -38,7 +38,7 @@ class StopAfter(TrainerCallback):
         if state.global_step == self.step:
             if self.kill:
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise Interrupted
+            raise StoppedError
 
 
 def pictures(n: int, seed: int) -> ArrayImages:
@@ -67,9 +67,21 @@ def make_trainer(
     **more: Any,
 ) -> DistillationTrainer:
     """A ViT with dropout on augmented digits, evaluated and saved every third step."""
-    config = {"input_size": (3, 16, 16), "mean": (0.3,) * 3, "std": (0.4,) * 3, "crop_pct": 1.0, "interpolation": "bilinear"}
+    config = {
+        "input_size": (3, 16, 16),
+        "mean": (0.3,) * 3,
+        "std": (0.4,) * 3,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+    }
     train = ImageDataset(
-        pictures(EXAMPLES, 0), config, augmentation=augmentation, train=True, data_seed=data_seed, mix=mix, num_classes=CLASSES
+        pictures(EXAMPLES, 0),
+        config,
+        augmentation=augmentation,
+        train=True,
+        data_seed=data_seed,
+        mix=mix,
+        num_classes=CLASSES,
     )
     held_out = ImageDataset(pictures(20, 100), config, num_classes=CLASSES)
     usual = {
@@ -103,6 +115,14 @@ def make_trainer(
         teacher_model=tiny(VIT, 2) if teacher else None,
         callbacks=list(callbacks),
     )
+
+
+def end_workers(trainer: DistillationTrainer) -> None:
+    """Persistent workers end at once when told; left to the garbage collector, torch waits five seconds for each."""
+    loaders = [trainer.callback_handler.train_dataloader, *getattr(trainer, "_eval_dataloaders", {}).values()]
+    for loader in filter(None, loaders):
+        if loader.base_dataloader._iterator is not None:
+            loader.base_dataloader._iterator._shutdown_workers()
 
 
 if __name__ == "__main__":

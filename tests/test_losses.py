@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from hf_lskd.errors import InputError
-from hf_lskd.losses import LossTerms, count_items, distillation_kl, distillation_loss, label_smoothed_cross_entropy, nll_rows
+from hf_lskd.losses import (
+    LossTerms,
+    count_items,
+    distillation_kl,
+    distillation_loss,
+    label_smoothed_cross_entropy,
+    nll_rows,
+)
 from tests.reference import slow_kl, slow_smoothed_cross_entropy
 
 TEMPERATURES = (1.0, 2.0, 3.0, 64.0)

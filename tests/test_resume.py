@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
 
 from tests.conftest import assert_same_weights, weights
-from tests.resume_run import EPOCHS, MAPPING, STEPS_PER_EPOCH, Interrupted, StopAfter, make_trainer
+from tests.resume_run import EPOCHS, MAPPING, STEPS_PER_EPOCH, StopAfter, StoppedError, end_workers, make_trainer
 
 LAST = STEPS_PER_EPOCH * EPOCHS
 MID_EPOCH, BOUNDARY = 9, 6  # the checkpoints that are resumed from
@@ -38,14 +38,17 @@ def whole_run(folder: Path, **settings: Any) -> tuple[dict[str, Tensor], dict[st
     """(final weights of the model, last checkpoint) of a run that nothing stops."""
     trainer = make_trainer(folder, **settings)
     trainer.train()
+    end_workers(trainer)
     assert trainer.state.global_step == LAST
     return weights(trainer.model), everything(folder)
 
 
 def resumed_run(folder: Path, checkpoint: int, **settings: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The same of a run that loses the step after `checkpoint` to an exception and is resumed."""
-    with pytest.raises(Interrupted):
-        make_trainer(folder, callbacks=[StopAfter(checkpoint + 1)], **settings).train()
+    trainer = make_trainer(folder, callbacks=[StopAfter(checkpoint + 1)], **settings)
+    with pytest.raises(StoppedError):
+        trainer.train()
+    end_workers(trainer)
     return resumed(folder, checkpoint, **settings)
 
 
@@ -55,6 +58,7 @@ def resumed(folder: Path, checkpoint: int, **settings: Any) -> tuple[dict[str, T
     trainer = make_trainer(folder, **settings)
     torch.manual_seed(12345)  # a fresh process stands somewhere else in its generator
     trainer.train(resume_from_checkpoint=last)
+    end_workers(trainer)
     return weights(trainer.model), everything(folder)
 
 
@@ -76,7 +80,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, T
 
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("checkpoint", [MID_EPOCH, BOUNDARY], ids=["mid-epoch", "epoch boundary"])
-def test_trap_19_a_resumed_run_is_the_uninterrupted_one(checkpoint: int, loader: str, uninterrupted, tmp_path: Path) -> None:
+def test_trap_19_a_resumed_run_is_the_uninterrupted_one(
+    checkpoint: int, loader: str, uninterrupted, tmp_path: Path
+) -> None:
     assert_same_run(resumed_run(tmp_path, checkpoint, **LOADERS[loader]), uninterrupted)
 
 
@@ -121,7 +127,7 @@ def test_trap_28_augmentation_reaches_training(uninterrupted, tmp_path: Path) ->
 def test_a_checkpoint_elsewhere_brings_its_average(uninterrupted, tmp_path: Path) -> None:
     """As when a run is continued in another folder."""
     first, second = tmp_path / "first", tmp_path / "second"
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         make_trainer(first, callbacks=[StopAfter(MID_EPOCH + 1)]).train()
     trainer = make_trainer(second)
     trainer.train(resume_from_checkpoint=str(first / f"checkpoint-{MID_EPOCH}"))
@@ -144,7 +150,9 @@ def test_the_best_models_average_is_what_is_kept(tmp_path: Path) -> None:
     assert_same_weights(weights(trainer.model), kept)
 
 
-def test_an_average_that_the_checkpoint_lacks_begins_anew_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_average_that_the_checkpoint_lacks_begins_anew_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     make_trainer(tmp_path, ema=None, max_steps=3).train()
     trainer = make_trainer(tmp_path, ema=0.8, max_steps=6)
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))

@@ -26,7 +26,9 @@ def freeze_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def by_hand(student: nn.Module, teacher: nn.Module | None, data: Examples, temperature: float, weight: float, smoothing: float) -> dict:
+def by_hand(
+    student: nn.Module, teacher: nn.Module | None, data: Examples, temperature: float, weight: float, smoothing: float
+) -> dict:
     """Gradients of one full batch, written with torch's own losses."""
     student.train()
     logits = student(pixel_values=data.images).logits
@@ -42,15 +44,16 @@ def by_hand(student: nn.Module, teacher: nn.Module | None, data: Examples, tempe
 
 @pytest.mark.parametrize("which", [RESNET, VIT], ids=["resnet", "vit"])
 @pytest.mark.parametrize(("smoothing", "weight", "temperature"), [(0.0, 1.0, 1.0), (0.1, 0.3, 4.0), (0.1, None, 1.0)])
-def test_one_step_is_the_gradient_taken_by_hand(which, smoothing: float, weight: float | None, temperature: float, arguments: Make) -> None:
+def test_one_step_is_the_gradient_taken_by_hand(
+    which: Any, smoothing: float, weight: float | None, temperature: float, arguments: Make
+) -> None:
     data = Examples(12)
     student, teacher = tiny(which, 1), tiny(which, 2) if weight is not None else None
     before = weights(student)
     expected = by_hand(student, teacher, data, temperature, weight or 0.0, smoothing)
     student.load_state_dict(before)
-    args = arguments(
-        per_device_train_batch_size=12, label_smoothing_factor=smoothing, kd_temperature=temperature, kd_weight=1.0 if weight is None else weight
-    )
+    kd = {"kd_temperature": temperature, "kd_weight": 1.0 if weight is None else weight}
+    args = arguments(per_device_train_batch_size=12, label_smoothing_factor=smoothing, **kd)
     DistillationTrainer(student, args, train_dataset=data, teacher_model=teacher).train()
     for name, gradient in expected.items():
         step = (before[name] - dict(student.named_parameters())[name].detach()) / args.learning_rate
@@ -68,7 +71,8 @@ def one_epoch(which, teacher: bool, smoothing: float, accumulation: int, argumen
         kd_weight=0.5,
         **kwargs,
     )
-    trainer = DistillationTrainer(student, args, train_dataset=Examples(40, size=32 if which is CONVNEXT else 16), teacher_model=tiny(which, 2) if teacher else None)
+    data = Examples(40, size=32 if which is CONVNEXT else 16)
+    trainer = DistillationTrainer(student, args, train_dataset=data, teacher_model=tiny(which, 2) if teacher else None)
     trainer.train()
     assert trainer.state.global_step == 2
     return weights(student)
@@ -247,7 +251,8 @@ def test_without_a_teacher_the_loss_curve_is_the_stock_trainers(smoothing: float
 def test_what_is_logged_beside_the_stock_names(arguments: Make) -> None:
     data, student, teacher = Examples(24), tiny(seed=1), tiny(seed=2)
     student.eval()
-    args = arguments(per_device_train_batch_size=6, gradient_accumulation_steps=4, kd_temperature=2.0, kd_weight=0.25, label_smoothing_factor=0.1)
+    kd = {"kd_temperature": 2.0, "kd_weight": 0.25, "label_smoothing_factor": 0.1}
+    args = arguments(per_device_train_batch_size=6, gradient_accumulation_steps=4, **kd)
     with torch.no_grad():
         logits, targets = student(pixel_values=data.images).logits, teacher.eval()(pixel_values=data.images).logits
     trainer = DistillationTrainer(student, args, train_dataset=data, teacher_model=teacher)

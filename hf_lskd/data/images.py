@@ -40,7 +40,7 @@ class ArrayImages:
             raise InputError(f"pixels {pixels.dtype}{list(pixels.shape)}", "uint8 [N, H, W] or uint8 [N, H, W, 3]")
         if labels.shape != pixels.shape[:1]:
             raise InputError(f"{len(pixels)} images with {len(labels)} labels", "one label an image")
-        self.pixels = np.ascontiguousarray(pixels)
+        self.pixels = np.require(pixels, requirements=["C", "W"])  # writable, as torch wants what it shares
         self.labels = labels.astype(np.int64)
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ from hf_lskd import models
 from hf_lskd.analysis.semantics import SimilarSets
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import ModelSpec, Recipe, signature
-from hf_lskd.record import Cell, model_folder, read_record
+from hf_lskd.record import MODEL, Cell, exact, model_folder, read_record
 from hf_lskd.study.classes import similar_sets, three_classes
 from hf_lskd.tasks.image_classification import ImageClassification
 from hf_lskd.teacher import check_classes
@@ -49,13 +49,12 @@ def open_bench(recipe: Recipe, cache_dir: Path | None = None) -> Bench:
 def check_given_teacher(bench: Bench, label_smoothing: float, path: str) -> None:
     """Refuse a finished teacher that cannot be read, has other classes, or is one of ours made with another α."""
     folder = Path(path)
-    for place in (folder, folder.parent):
-        record = read_record(place)
-        if record is not None and record["label_smoothing"] != label_smoothing:
-            raise InputError(
-                f"teacher.path: {path} was trained with label smoothing {record['label_smoothing']:g}",
-                f"a teacher of label smoothing {label_smoothing:g}, which the recipe gives this path for",
-            )
+    record = read_record(folder.parent if folder.name == MODEL else folder)
+    if record is not None and record["role"] == "teacher" and record["label_smoothing"] != label_smoothing:
+        raise InputError(
+            f"teacher.path: {path} was trained with label smoothing {exact(record['label_smoothing'])}",
+            f"a teacher of label smoothing {exact(label_smoothing)}, which the recipe gives this path for",
+        )
     first = Cell("student", label_smoothing, bench.recipe.grid.seed[0], bench.recipe.students[0].name)
     check_classes(models.load_trained(str(model_folder(folder))), bench.task.build(first))
 

@@ -1,5 +1,6 @@
 """One cell, from nothing to its finished folder: trained, saved, measured as saved, recorded, then renamed into place."""
 
+import contextlib
 import gc
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from hf_lskd.analysis.separation import class_geometry
@@ -38,7 +39,7 @@ from hf_lskd.study.bench import Bench, cell_signature, reset_process_state
 from hf_lskd.study.targets import loss_scale, targets_of, write_targets
 from hf_lskd.tasks.image_classification import SPLITS
 
-WORK = "trainer"  # the Trainer's own folder inside an unfinished cell: checkpoints
+CHECKPOINTS = "trainer"  # the Trainer's own folder inside an unfinished cell
 MARK = "signature"  # of the cell that an unfinished folder is being made for
 
 
@@ -52,15 +53,15 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
     started = time.perf_counter()
     reset_process_state()
     reset_peak_memory()
-    learnt_from = None if teacher is None else read_record(teacher) or {}
-    sign = cell_signature(bench, cell, None if learnt_from is None else learnt_from["signature"])
+    source = taught_by(teacher)
+    sign = cell_signature(bench, cell, None if source is None else source["signature"])
     work = unfinished(folder, sign)
     targets = targets_of(bench, cell, teacher)
     factor = loss_scale(cell, targets["target_gradient"])
     reset_process_state()
-    trainer = trained(bench, cell, work / WORK, teacher, factor)
+    trainer = trained(bench, cell, work / CHECKPOINTS, teacher, factor)
     train_end = time.perf_counter()
-    measured = measure(bench, cell, work)
+    measured = measure(bench, cell, work, teacher)
     if trainer.accelerator.is_main_process:
         record = {
             **base_record(bench.recipe, cell, sign),
@@ -68,7 +69,7 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
             **targets,
             **history(trainer.state.log_history),
             "kd_loss_scale_value": factor if cell.role == "student" else None,
-            "teacher": learnt_from and {"name": learnt_from["name"], "record_sha256": file_sha256(teacher / FILE)},
+            "teacher": source and {key: source[key] for key in ("name", "record_sha256")},
             "hardware": hardware(trainer.accelerator.num_processes),
             "durations": durations(started, train_end),
             "peak_memory_mb": peak_memory_mb(),
@@ -79,6 +80,14 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
     del trainer
     gc.collect()
     return read_record(folder) or {}
+
+
+def taught_by(teacher: Path | None) -> dict[str, Any] | None:
+    """Name, signature and the record's hash of a teacher's finished cell."""
+    if teacher is None:
+        return None
+    record = read_record(teacher) or {}
+    return {"name": record["name"], "signature": record["signature"], "record_sha256": file_sha256(teacher / FILE)}
 
 
 def trained(bench: Bench, cell: Cell, work: Path, teacher: Path | None, factor: float) -> Any:
@@ -112,7 +121,7 @@ def refuse_diverged(model: torch.nn.Module) -> None:
             )
 
 
-def measure(bench: Bench, cell: Cell, work: Path) -> dict[str, Any]:
+def measure(bench: Bench, cell: Cell, work: Path, teacher: Path | None) -> dict[str, Any]:
     """The saved model on both splits under the evaluation transform: statistics and predictions to files, the rest returned."""
     task, spec = bench.task, bench.task.spec(cell)
     reader = task.reader(cell, work / MODEL)
@@ -128,14 +137,27 @@ def measure(bench: Bench, cell: Cell, work: Path) -> dict[str, Any]:
         save_file({key: validation.predictions[key].contiguous() for key in kept}, work / PREDICTIONS)
         if train.targets is not None:
             write_targets(work, train.targets, temperatures)
+    metrics: dict[str, float | None] = {
+        **task.metrics(validation.predictions),
+        "train_top1": task.metrics(train.predictions)["top1"],
+    }
+    if teacher is not None:
+        metrics["agreement"] = agreement(validation.predictions, load_file(teacher / PREDICTIONS))
     return {
-        "metrics": {**task.metrics(validation.predictions), "train_top1": task.metrics(train.predictions)["top1"]},
+        "metrics": metrics,
         "class_geometry": geometry(bench, train.statistics),
     }
 
 
+def agreement(student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.Tensor]) -> float | None:
+    """Share of the validation examples whose top class is the teacher's; None where the two have not seen the same ones."""
+    if not torch.equal(student["label"], teacher["label"]):
+        return None
+    return float((student["prediction"] == teacher["prediction"]).double().mean())
+
+
 def geometry(bench: Bench, statistics: ClassStatistics) -> dict[str, float | None]:
-    """Tightness and separation of the training classes; None of a model whose classes coincide: it failed to learn, the cell did not fail."""
+    """Tightness and separation of the training classes; None where they coincide: the model failed to learn, not the cell."""
     try:
         return dict(class_geometry(statistics, bench.sets))
     except InputError:
@@ -179,18 +201,15 @@ def last_whole_checkpoint(work: Path) -> str | None:
     """The newest checkpoint in `work` whose last file, the Trainer's state, is whole: a kill may leave half of one."""
     found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for checkpoint in found:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint, ignore_errors=True)
-        else:
             return str(checkpoint)
     return None
 
 
 def finish(work: Path, folder: Path) -> None:
     """Rename the complete cell into place: a folder with a record is finished, whatever happens next."""
-    shutil.rmtree(work / WORK, ignore_errors=True)
+    shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
     (work / MARK).unlink()
     if folder.exists():
         shutil.rmtree(folder)

@@ -1,19 +1,32 @@
 """One line a cell with the time left, on a terminal only."""
 
+import shutil
 import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+CLEAR = "\x1b[2K"  # the whole line
+
 
 class Progress:
-    """Writes to `stream` when it is a terminal: a moving line for the cell at work, and one that stays for each finished cell."""
+    """Writes to `stream` when it is a terminal: a moving line for the cell at work, and one that stays for each that ends.
 
-    def __init__(self, total: int, stream: TextIO) -> None:
-        self.total, self.stream = total, stream
+    `done` of the `total` cells are finished already. Leaving the context clears a moving line that was cut short.
+    """
+
+    def __init__(self, total: int, stream: TextIO, done: int = 0) -> None:
+        self.total, self.stream, self.done = total, stream, done
         self.live = stream.isatty()
-        self.done = 0
         self.spent: list[float] = []
         self.name, self.started, self.shown = "", 0.0, 0.0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.stream.write(CLEAR)
+            self.stream.flush()
 
     def start(self, name: str) -> None:
         self.name, self.started = name, time.perf_counter()
@@ -24,24 +37,19 @@ class Progress:
         now = time.perf_counter()
         if self.live and (now - self.shown > 0.5 or share in (0.0, 1.0)):
             self.shown = now
-            self._line(f"{self.name}  {share:4.0%}  {self._left(share, now - self.started)}", end="\r")
+            self._line(self.name, f"{share:4.0%}", self._left(share, now - self.started), end="\r")
 
-    def skip(self, name: str) -> None:
+    def finish(self, name: str, record: Mapping[str, Any]) -> None:
+        """A cell is complete or has failed; one that was never started took no time."""
         self.done += 1
-
-    def finish(self, name: str, record: Mapping[str, Any], seconds: float) -> None:
-        self.done += 1
-        if seconds:
+        seconds = time.perf_counter() - self.started if name == self.name else None
+        if seconds is not None:
             self.spent.append(seconds)
         if self.live:
-            result = f"failed: {record['error']['message']}" if record["error"] else score(record["metrics"])
-            self._line(
-                f"{self.done:3d}/{self.total} {name}  {result}  {seconds:.0f} s  {self._left(0.0, 0.0)}", end="\n"
-            )
-
-    def close(self) -> None:
-        if self.live:
-            self.stream.flush()
+            error = record["error"]
+            result = score(record["metrics"]) if error is None else f"failed: {error['message'].partition(chr(10))[0]}"
+            took = "" if seconds is None else duration(seconds)
+            self._line(f"{self.done:3d}/{self.total} {name}", result, took, self._left(0.0, 0.0), end="\n")
 
     def _left(self, share: float, running: float) -> str:
         """Time left, from the mean of the finished cells, or from the running one alone."""
@@ -51,13 +59,15 @@ class Progress:
             return ""
         return f"about {duration(max(mean * open_cells - running, 0.0))} left"
 
-    def _line(self, text: str, end: str) -> None:
-        self.stream.write(f"\x1b[2K{text}{end}")
+    def _line(self, *parts: str, end: str) -> None:
+        """One line, never wrapped: a moving line that wraps cannot be taken back."""
+        text = "  ".join(part for part in parts if part)
+        self.stream.write(f"{CLEAR}{text[: shutil.get_terminal_size().columns - 1]}{end}")
         self.stream.flush()
 
 
 def score(metrics: Mapping[str, float]) -> str:
-    return f"top-1 {metrics['top1']:.1f} %" if "top1" in metrics else ""
+    return f"top-1 {metrics['top1']:.1f} %"
 
 
 def duration(seconds: float) -> str:

@@ -1,113 +1,187 @@
 """Plan a study, run what is missing of it, and keep its tables: running the same command again does only what is missing."""
 
+import contextlib
+import gc
+import json
 import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hf_lskd.analysis.semantics import SimilarSets, sets_from_groups
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe, recipe_from_dict
-from hf_lskd.record import Cell, read_record, write_json
+from hf_lskd.record import CELLS, STUDY, Cell, read_record, write_json
 from hf_lskd.study import tables
-from hf_lskd.study.cell import Bench, cell_signature, fail_cell, run_cell
+from hf_lskd.study.bench import Bench, cell_signature, check_given_teacher, open_bench
+from hf_lskd.study.cell import (
+    CHECKPOINTS,
+    fail_cell,
+    last_whole_checkpoint,
+    not_writable,
+    partial_folder,
+    read_mark,
+    run_cell,
+)
+from hf_lskd.study.classes import similar_sets
 from hf_lskd.study.grid import Column, cells, columns
 from hf_lskd.study.progress import Progress
+from hf_lskd.study.projections import write_projections
 from hf_lskd.tasks.image_classification import ImageClassification
 
-STUDY = "study.json"
-CELLS = "cells"
-FREE = ("name", "grid", "eta", "projection")  # what may change in a study's recipe without making it another study
+LOCK = ".lock"  # in a study's folder
+FREE = ("name", "grid", "eta", "projection")  # what never makes another study of a recipe
 
 
 def run_study(recipe: Recipe, folder: Path, *, cache_dir: Path | None = None) -> list[dict[str, Any]]:
     """Run every missing cell of the grid into `folder`, then write its tables and report. Returns the records of the grid.
 
-    A cell that fails is recorded with its error and the others go on. Raises InputError when `folder` holds another study or
-    something else, before anything is changed.
+    A cell that fails is recorded with its error and the others go on. Raises InputError, before anything is changed, for
+    bad input (see `open_bench`) and when `folder` holds another study or something else.
     """
     from hf_lskd.study.report import write_report
 
-    claim(folder, recipe)
-    task = ImageClassification(recipe, cache_dir)
-    sets = similar_sets(recipe, task)
-    progress = Progress(len(cells(recipe)), sys.stderr)
-    bench = Bench(recipe, task, sets, on_step=progress.step)
-    for column in columns(recipe):
-        run_column(bench, column, folder / CELLS, progress)
-    progress.close()
-    records = [record for cell in cells(recipe) if (record := read_record(folder / CELLS / cell.name)) is not None]
-    tables.write_all(folder, recipe, task, records, sets)
-    write_report(folder)
+    bench = open_bench(recipe, cache_dir)
+    refuse_foreign(folder, bench)
+    check_given_teachers(folder, bench)
+    with alone_in(folder):
+        write_json(folder / STUDY, recipe.to_dict())
+        records = run_cells(bench, folder / CELLS)
+        tables.write_all(folder, recipe, bench.task, records, bench.sets)
+        write_report(folder)
     return records
 
 
-def run_column(bench: Bench, column: Column, folder: Path, progress: Progress) -> None:
-    """A teacher (unless it is finished) and its students, one after another."""
-    teacher = ensure_cell(bench, column.teacher, folder, None, progress)
-    for student in column.students:
-        if teacher["status"] == "complete":
-            ensure_cell(bench, student, folder, folder / column.teacher.name, progress)
-        else:
-            why = InputError(f"its teacher {column.teacher.name} failed: {teacher['error']['message']}")
-            progress.finish(student.name, fail_cell(bench.recipe, student, folder / student.name, why), 0.0)
-
-
-def ensure_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None, progress: Progress) -> dict[str, Any]:
-    """The record of a finished cell: read where it is there, made where it is not; of a failed one, the failure."""
-    place = folder / cell.name
-    record = read_record(place)
-    if record is not None and record["status"] == "complete":
-        if record["signature"] != cell_signature(bench, cell):
-            raise InputError(
-                f"{place} was made from other data, settings or code than this recipe's",
-                "a cell with the recipe's signature",
-                "Use another --output-dir, or delete this cell's folder to make it again.",
-            )
-        progress.skip(cell.name)
-        return record
-    started = time.perf_counter()
-    progress.start(cell.name)
+def run_cells(bench: Bench, folder: Path) -> list[dict[str, Any]]:
+    """Every cell of the grid, column by column. Returns their records in the grid's order."""
+    planned = cells(bench.recipe)
+    records = {cell: record for cell in planned if (record := finished(folder / cell.name)) is not None}
+    gc.freeze()  # the modules of torch and transformers: collecting them again and again costs half a second a cell
     try:
-        record = run_cell(bench, cell, place, teacher)
-    except Exception as error:  # a cell's own failure must not cost the others; KeyboardInterrupt passes
-        record = fail_cell(bench.recipe, cell, place, error)
-    progress.finish(cell.name, record, time.perf_counter() - started)
-    return record
+        with Progress(len(planned), sys.stderr, done=len(records)) as progress:
+            bench = replace(bench, on_step=progress.step)
+            for column in columns(bench.recipe):
+                run_column(bench, column, folder, records, progress)
+    finally:
+        gc.unfreeze()
+    return [records[cell] for cell in planned]
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
-    """Make `folder` this study's, or refuse one that holds another study (saying what differs) or foreign files."""
-    mine = recipe.to_dict()
-    path = folder / STUDY
-    if path.is_file():
-        import json
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The record of a complete cell; None of one that failed or is not there."""
+    record = read_record(folder)
+    return record if record is not None and record["status"] == "complete" else None
 
-        different = list(differences(json.loads(path.read_text(encoding="utf-8")), mine))
-        if different:
-            raise InputError(
-                f"{folder} holds another study: {'; '.join(different[:5])}",
-                "the same recipe (its grid, η and projection may grow)",
-                "Choose another --output-dir.",
-            )
+
+def run_column(
+    bench: Bench, column: Column, folder: Path, records: dict[Cell, dict[str, Any]], progress: Progress
+) -> None:
+    """What is missing of a teacher and its students, one after another, noted in `records`."""
+    for cell in (column.teacher, *column.students):
+        if cell in records:  # finished, or tried by this run
+            continue
+        teacher = records[column.teacher] if cell.role == "student" else None
+        if teacher is not None and teacher["status"] == "failed":
+            why = InputError(f"its teacher {teacher['name']} failed: {teacher['error']['message']}")
+            records[cell] = fail_cell(bench.recipe, cell, folder / cell.name, why)
+            progress.finish(cell.name, records[cell])
+            continue
+        progress.start(cell.name)
+        try:
+            records[cell] = run_cell(bench, cell, folder / cell.name, folder / teacher["name"] if teacher else None)
+        except Exception as error:  # a cell's own failure must not cost the others; KeyboardInterrupt passes
+            records[cell] = fail_cell(bench.recipe, cell, folder / cell.name, error)
+        progress.finish(cell.name, records[cell])
+
+
+# ---- Whose folder it is
+
+
+def refuse_foreign(folder: Path, bench: Bench) -> None:
+    """Refuse a folder that holds another study (saying what differs) or foreign files.
+
+    A study is another one when a cell that is finished in the folder, or that has a checkpoint, would now be made
+    otherwise. A recipe that only adds to the grid, or mends what failed, goes on.
+    """
+    if (folder / STUDY).is_file():
+        refuse_other(folder, bench)
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(
             f"{folder} is not empty and holds no study",
             "a new or empty folder, or a study's",
             "Choose another --output-dir.",
         )
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make the study's folder and keep other processes out of it; the system forgets the lock when this one dies.
+
+    Raises InputError when another process is at work in it, and when it cannot be written.
+    """
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
-        write_json(path, mine)
+        lock = (folder / LOCK).open("w")
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror})", "a folder that this user may write to"
-        ) from error
+        raise not_writable(folder, error) from error
+    with lock:
+        try:
+            import fcntl
+
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: data workers would inherit that one
+        except (BlockingIOError, PermissionError) as error:
+            raise InputError(
+                f"another process is at work in {folder}", "one process a study", "Wait for it, or stop it."
+            ) from error
+        except (ImportError, OSError):  # a system or a file system without locks
+            pass
+        yield
+
+
+def check_given_teachers(folder: Path, bench: Bench) -> None:
+    """Check the finished teachers that the recipe brings, as far as the study has not taken them yet."""
+    for label_smoothing, given in (bench.recipe.teacher.path or {}).items():
+        teachers = [Cell("teacher", label_smoothing, seed) for seed in bench.recipe.grid.seed]
+        if any(finished(folder / CELLS / teacher.name) is None for teacher in teachers):
+            check_given_teacher(bench, label_smoothing, given)
+
+
+def refuse_other(folder: Path, bench: Bench) -> None:
+    """Raise InputError for the first cell that was, or is being, made otherwise than `bench` would make it."""
+    for name, signature, cell in made_cells(folder / CELLS, bench.recipe):
+        if signature != cell_signature(bench, cell):
+            there = study_page(folder)
+            different = list(differences(there, bench.recipe.to_dict()))
+            what = (
+                "; ".join(different[:5])
+                or "the data or the models' weights have changed, or another version of hf-lskd made it"
+            )
+            raise InputError(
+                f"{folder} holds another study: {what} (its cell {name} would not be the same)",
+                "the same recipe (its grid, η and projection may change)",
+                "Choose another --output-dir.",
+            )
+
+
+def made_cells(folder: Path, recipe: Recipe) -> Iterable[tuple[str, str | None, Cell]]:
+    """Name, signature and cell of what is finished in `folder`, or half-trained with a checkpoint; not of what the recipe
+    has no student or teacher for."""
+    students = [student.name for student in recipe.students]
+    for place in sorted(folder.glob("*")) if folder.is_dir() else []:
+        record = None if place.name.startswith(".") else finished(place)
+        if record is not None:
+            cell = Cell.of(record)
+            known = cell.role == "teacher" or cell.student in students
+            if known and (recipe.teacher.path is None or cell.label_smoothing in recipe.teacher.path):
+                yield record["name"], record["signature"], cell
+    for cell in cells(recipe):
+        work = partial_folder(folder / cell.name)
+        if finished(folder / cell.name) is None and last_whole_checkpoint(work / CHECKPOINTS) is not None:
+            yield cell.name, read_mark(work), cell
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> Iterable[str]:
-    """What differs between two resolved recipes, key by key, where a difference makes another study."""
+    """What differs between two resolved recipes, key by key, where a difference can make another study."""
     for key in sorted({*old, *new}):
         if not at and key in FREE:
             continue
@@ -119,15 +193,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") ->
             yield f"{path} is {a!r} there and {b!r} here"
 
 
-def similar_sets(recipe: Recipe, task: ImageClassification) -> dict[int, SimilarSets] | None:
-    """S1 and S2 of each target class by the groups that the data come with; None when η was not asked for or there are none."""
-    eta, groups = recipe.eta, task.source.groups
-    if eta is None or groups is None:
-        return None
-    targets = None if eta.targets == "all" else [task.class_index(name) for name in eta.targets]
-    return sets_from_groups(
-        groups, min_similar=eta.min_similar, dissimilar=eta.dissimilar, seed=eta.seed, targets=targets
-    )
+# ---- A study that is there
 
 
 def retabulate(folder: Path, what: str, classes: Sequence[str] | None = None) -> None:
@@ -137,15 +203,11 @@ def retabulate(folder: Path, what: str, classes: Sequence[str] | None = None) ->
     """
     recipe = study_recipe(folder)
     task = ImageClassification(recipe)
-    done = [
-        record
-        for cell in cells(recipe)
-        if (record := read_record(folder / CELLS / cell.name)) and record["status"] == "complete"
-    ]
+    done = [record for cell in cells(recipe) if (record := finished(folder / CELLS / cell.name)) is not None]
     if not done:
         raise InputError(f"{folder} has no finished cell", "a study with finished cells", "Run `hf-lskd study` first.")
     if what == "projection":
-        write_json(folder / tables.PROJECTIONS, tables.projection_rows(folder, recipe, task, done, classes))
+        write_projections(folder, recipe, task, done, classes)
         return
     sets = similar_sets(recipe, task)
     if sets is None or recipe.eta is None:
@@ -159,11 +221,21 @@ def retabulate(folder: Path, what: str, classes: Sequence[str] | None = None) ->
 
 def study_recipe(folder: Path) -> Recipe:
     """The resolved recipe of the study in `folder`. Raises InputError when there is none."""
-    import json
+    return recipe_from_dict(study_page(folder), str(folder / STUDY))
 
+
+def study_page(folder: Path) -> dict[str, Any]:
+    """The content of study.json."""
     path = folder / STUDY
     if not path.is_file():
         raise InputError(
             f"{folder} holds no {STUDY}", "the folder of a study", "Run `hf-lskd study RECIPE --output-dir DIR` first."
         )
-    return recipe_from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is no JSON object ({error})",
+            "the file that `hf-lskd study` wrote",
+            "Delete it and run the study again: finished cells are kept.",
+        ) from error

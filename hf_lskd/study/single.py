@@ -1,16 +1,19 @@
 """One cell on its own, from the command line: the same cell, to the last bit, as inside a study."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hf_lskd import losses
-from hf_lskd.errors import InputError
+from hf_lskd.errors import InputError, nearest
 from hf_lskd.recipe import Recipe, recipe_from_dict
-from hf_lskd.record import FILE, MODEL, Cell, read_record
-from hf_lskd.study.cell import Bench, cell_signature, run_cell
-from hf_lskd.study.runner import similar_sets
-from hf_lskd.tasks.image_classification import ImageClassification
+from hf_lskd.record import CELLS, FILE, MODEL, Cell, read_record
+from hf_lskd.study.bench import cell_signature, check_given_teacher, open_bench
+from hf_lskd.study.cell import run_cell
+from hf_lskd.study.progress import Progress
+from hf_lskd.study.runner import finished
 
 
 def train_one(recipe: Recipe, args: Any) -> dict[str, Any]:
@@ -18,49 +21,91 @@ def train_one(recipe: Recipe, args: Any) -> dict[str, Any]:
 
     Raises InputError for options that do not fit, a student without a teacher, and an output folder that holds something else.
     """
-    cell = chosen_cell(recipe, args)
+    teacher = given_teacher(args)
+    taught_by = {} if teacher is None else finished(teacher) or {}
+    cell = chosen_cell(recipe, args, taught_by)
     recipe = with_training(recipe, cell, args.rest)
-    folder = args.output_dir or Path("runs") / recipe.name / "cells" / cell.name
-    teacher = teacher_cell(args.teacher) if cell.role == "student" else None
-    task = ImageClassification(recipe)
-    bench = Bench(recipe, task, similar_sets(recipe, task))
+    folder = (args.output_dir or Path("runs") / recipe.name / CELLS / cell.name).resolve()
+    bench = open_bench(recipe)
+    if cell.role == "teacher" and recipe.teacher.path is not None:
+        check_given_teacher(bench, cell.label_smoothing, recipe.teacher.path[cell.label_smoothing])
     record = read_record(folder)
     if record is None and folder.is_dir() and any(folder.iterdir()):
         raise InputError(
             f"{folder} is not empty and holds no cell", "a new or empty folder", "Choose another --output-dir."
         )
     if record is not None and record["status"] == "complete":
-        if record["signature"] != cell_signature(bench, cell):
+        if record["signature"] != cell_signature(bench, cell, taught_by.get("signature")):
             raise InputError(
-                f"{folder} holds another cell ({record['name']})", "a new folder", "Choose another --output-dir."
+                f"{folder} holds another cell: {record['name']} of other data, settings or teacher",
+                "a new folder, or this very cell's",
+                "Choose another --output-dir.",
             )
         return record
-    return run_cell(bench, cell, folder, teacher)
+    with Progress(1, sys.stderr) as progress:
+        progress.start(cell.name)
+        record = run_cell(replace(bench, on_step=progress.step), cell, folder, teacher)
+        progress.finish(cell.name, record)
+    return record
 
 
-def chosen_cell(recipe: Recipe, args: Any) -> Cell:
-    """The grid's first values, and what the options say otherwise."""
+def chosen_cell(recipe: Recipe, args: Any, teacher: Mapping[str, Any]) -> Cell:
+    """The grid's first values, and what the options say otherwise; a student's α is that of `teacher`, its teacher's record."""
     grid = recipe.grid
     label_smoothing = grid.label_smoothing[0] if args.label_smoothing is None else args.label_smoothing
     losses.check_smoothing(label_smoothing)
     seed = grid.seed[0] if args.seed is None else args.seed
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed}", "an integer from 0 to 4294967295")
     if args.role == "teacher":
+        if recipe.teacher.path is not None and label_smoothing not in recipe.teacher.path:
+            raise InputError(f"--label-smoothing {label_smoothing:g}", "one that teacher.path has a teacher for")
         return Cell("teacher", label_smoothing, seed)
+    if args.label_smoothing is None:
+        label_smoothing = teacher["label_smoothing"]
+    elif label_smoothing != teacher["label_smoothing"]:
+        raise InputError(
+            f"--label-smoothing {label_smoothing:g} with a teacher of label smoothing {teacher['label_smoothing']:g}",
+            "the teacher's own: a student's label_smoothing names its teacher's α",
+            "For the student's own smoothing use --student-label-smoothing.",
+        )
+    return student_cell(recipe, args, label_smoothing, seed)
+
+
+def student_cell(recipe: Recipe, args: Any, label_smoothing: float, seed: int) -> Cell:
+    """A student's point of the grid, every option checked as the losses would."""
+    grid = recipe.grid
     names = [student.name for student in recipe.students]
     student = args.student or names[0]
     if student not in names:
-        raise InputError(f"--student {student}", f"one of the recipe's: {', '.join(names)}")
+        raise InputError(f"--student {student}", f"one of the recipe's: {', '.join(names)}", nearest(student, names))
     temperature = grid.temperature[0] if args.temperature is None else args.temperature
-    losses.check_temperature(temperature)
     weight = grid.kd_weight[0] if args.kd_weight is None else args.kd_weight
-    losses.check_kd_weight(weight)
     own = grid.student_label_smoothing[0] if args.student_label_smoothing is None else args.student_label_smoothing
+    losses.check_temperature(temperature)
+    losses.check_kd_weight(weight)
     losses.check_smoothing(own)
-    scale = grid.kd_loss_scale[0] if args.kd_loss_scale is None else loss_scale(args.kd_loss_scale)
-    scaled = grid.scale_student[0] if args.scale_student is None else args.scale_student == "true"
-    top_k = grid.kd_top_k[0] if args.kd_top_k is None else args.kd_top_k
-    losses.check_top_k(top_k)
-    return Cell("student", label_smoothing, seed, student, temperature, weight, scale, scaled, own, top_k)
+    return Cell(
+        "student",
+        label_smoothing,
+        seed,
+        student=student,
+        temperature=temperature,
+        kd_weight=weight,
+        kd_loss_scale=grid.kd_loss_scale[0] if args.kd_loss_scale is None else loss_scale(args.kd_loss_scale),
+        scale_student=grid.scale_student[0] if args.scale_student is None else args.scale_student == "true",
+        student_label_smoothing=own,
+        kd_top_k=grid.kd_top_k[0] if args.kd_top_k is None else top_k(args.kd_top_k),
+    )
+
+
+def top_k(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not text.isdecimal():
+        raise InputError(f"--kd-top-k {text}", "an integer from 1, or none")
+    losses.check_top_k(int(text))
+    return int(text)
 
 
 def loss_scale(text: str) -> float | str:
@@ -74,18 +119,39 @@ def loss_scale(text: str) -> float | str:
     return value
 
 
-def teacher_cell(path: Path | None) -> Path:
-    """The finished cell of a teacher, from its folder or from the model folder in it."""
+STUDENT_OPTIONS = (
+    "student",
+    "temperature",
+    "teacher",
+    "kd_weight",
+    "kd_loss_scale",
+    "scale_student",
+    "student_label_smoothing",
+    "kd_top_k",
+)
+
+
+def given_teacher(args: Any) -> Path | None:
+    """The finished cell that a student learns from, by its folder or that of the model in it; None for a teacher's own run."""
+    if args.role == "teacher":
+        for option in STUDENT_OPTIONS:
+            if getattr(args, option) is not None:
+                raise InputError(
+                    f"--{option.replace('_', '-')} for a teacher", "student options only with --role student"
+                )
+        return None
+    path: Path | None = args.teacher
     if path is None:
         raise InputError(
             "a student without --teacher", "the folder of a finished teacher", "Train one with --role teacher first."
         )
     folder = path.parent if path.name == MODEL and (path.parent / FILE).is_file() else path
-    record = read_record(folder)
-    if record is None or record["status"] != "complete" or record["role"] != "teacher":
+    record = finished(folder)
+    if record is None or record["role"] != "teacher":
         raise InputError(
             f"--teacher {path} is no finished teacher",
             f"a folder with {FILE} and {MODEL}/, as `hf-lskd train --role teacher` makes",
+            "To take a model from elsewhere, give it as teacher.path in the recipe and run --role teacher first.",
         )
     return folder
 
@@ -118,5 +184,8 @@ def training_options(rest: Sequence[str]) -> dict[str, Any]:
         name, equals, value = word[2:].partition("=")
         if not equals:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
-        found[name.replace("-", "_")] = yaml.safe_load(value)
+        try:
+            found[name.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            found[name.replace("-", "_")] = value
     return found

@@ -2,13 +2,16 @@
 
 import csv
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_lskd.record import exact
+from hf_lskd.study.grid import CURVE
 from hf_lskd.study.report_words import answer_lines
-from hf_lskd.study.tables import CHANCE, COLUMN, ETA
+from hf_lskd.study.tables import CHANCE, ETA
 
 
 def print_summary(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -18,7 +21,7 @@ def print_summary(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
         print(line)
     for record in records:
         if record["status"] == "failed":
-            print(f"failed: {record['name']}: {record['error']['type']}: {record['error']['message']}")
+            print(f"failed: {record['name']}: {record['error']['type']}: {record['error']['message']}", file=sys.stderr)
     print(folder / "report.html")
 
 
@@ -32,20 +35,19 @@ def accuracy_table(records: Sequence[Mapping[str, Any]]) -> str:
         if record["role"] == "teacher":
             teachers[record["label_smoothing"]].append(record["metrics"]["top1"])
         else:
-            rows[tuple(record[key] for key in COLUMN)][record["temperature"]].append(record["metrics"]["top1"])
+            rows[tuple(record[key] for key in CURVE)][record["temperature"]].append(record["metrics"]["top1"])
     lines = [["top-1 %", "α", "teacher", *(f"T={t:g}" for t in temperatures)]]
     for key, by_temperature in rows.items():
-        column = dict(zip(COLUMN, key))
+        column = dict(zip(CURVE, key))
         lines.append([label(column), f"{column['label_smoothing']:g}", mean(teachers[column["label_smoothing"]]),
                       *(mean(by_temperature[t]) for t in temperatures)])  # fmt: skip
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    return aligned(lines)
 
 
 def label(column: Mapping[str, Any]) -> str:
     parts = [str(column["student"])]
     parts += [f"kd_weight {column['kd_weight']:g}"] if column["kd_weight"] != 1 else []
-    parts += [f"scale {column['kd_loss_scale']}"] if column["kd_loss_scale"] != 1 else []
+    parts += [f"scale {exact(column['kd_loss_scale'])}"] if column["kd_loss_scale"] != 1 else []
     parts += ["student unscaled"] if not column["scale_student"] else []
     parts += [f"own α {column['student_label_smoothing']:g}"] if column["student_label_smoothing"] else []
     parts += [f"top {column['kd_top_k']}"] if column["kd_top_k"] is not None else []
@@ -60,32 +62,57 @@ def mean(values: Sequence[float]) -> str:
 
 
 def print_eta(folder: Path) -> None:
-    """Mean η over targets, and the systematic share beside its chance level, a line per column, pair and split."""
-    chance = systematic_shares(folder / CHANCE, ("split",))
-    groups: dict[tuple, list[Mapping[str, str]]] = defaultdict(list)
-    with (folder / ETA).open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            groups[tuple(row[key] for key in (*COLUMN, "seed", "T1", "T2", "split"))].append(row)
-    print("student  α  scale  seed  T1→T2  split  η similar %  η dissimilar %  systematic %  (chance)")
-    for key, rows in groups.items():
-        named = dict(zip((*COLUMN, "seed", "T1", "T2", "split"), key))
-        similar, dissimilar = (
-            statistics.fmean(float(row[name]) for row in rows) for name in ("eta_similar", "eta_dissimilar")
+    """Mean η over targets, and the systematic share beside its chance level, a line per curve, pair and split."""
+    shared = (*CURVE, "split")
+    chance = {key: systematic_share(rows) for key, rows in rows_by(folder / CHANCE, shared).items()}
+    lines = [["student", "α", "seed", "T1→T2", "split", "η similar %", "η dissimilar %", "systematic %", "by chance %"]]
+    for key, rows in rows_by(folder / ETA, (*CURVE, "seed", "T1", "T2", "split")).items():
+        first = rows[0]
+        luck = chance.get(tuple(first[field] for field in shared))
+        lines.append(
+            [
+                label(typed(first)),
+                f"{float(first['label_smoothing']):g}",
+                first["seed"],
+                f"{float(first['T1']):g}→{float(first['T2']):g}",
+                key[-1],
+                f"{statistics.fmean(float(row['eta_similar']) for row in rows):+.2f}",
+                f"{statistics.fmean(float(row['eta_dissimilar']) for row in rows):+.2f}",
+                f"{systematic_share(rows):.0f}",
+                "needs two seeds" if luck is None else f"{luck:.0f}",
+            ]
         )
-        share = 100 * statistics.fmean(row["systematic"] == "true" for row in rows)
-        luck = chance.get((named["split"],))
-        print(
-            f"{named['student']}  {named['label_smoothing']}  {named['kd_loss_scale']}  {named['seed']}  {named['T1']}→{named['T2']}  "
-            f"{named['split']}  {similar:+.2f}  {dissimilar:+.2f}  {share:.0f}  ({'needs two seeds' if luck is None else f'{luck:.0f}'})"
-        )
+    print(aligned(lines))
+    print(folder / ETA)
 
 
-def systematic_shares(path: Path, keys: Sequence[str]) -> dict[tuple, float]:
-    """Share of systematic targets in percent, by the given columns."""
-    if not path.is_file():
-        return {}
-    found: dict[tuple, list[bool]] = defaultdict(list)
+def typed(row: Mapping[str, str]) -> dict[str, Any]:
+    """A table's row with the values of its curve as they were written."""
+    values: dict[str, Any] = {field: row[field] for field in CURVE}
+    return {
+        **values,
+        "kd_weight": float(row["kd_weight"]),
+        "kd_loss_scale": row["kd_loss_scale"] if row["kd_loss_scale"] == "equalised" else float(row["kd_loss_scale"]),
+        "scale_student": row["scale_student"] == "true",
+        "student_label_smoothing": float(row["student_label_smoothing"]),
+        "kd_top_k": row["kd_top_k"] or None,
+    }
+
+
+def rows_by(path: Path, keys: Sequence[str]) -> dict[tuple, list[dict[str, str]]]:
+    """The rows of a table, grouped by some of its columns."""
+    found: dict[tuple, list[dict[str, str]]] = defaultdict(list)
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            found[tuple(row[key] for key in keys)].append(row["systematic"] == "true")
-    return {key: 100 * statistics.fmean(values) for key, values in found.items()}
+            found[tuple(row[key] for key in keys)].append(row)
+    return found
+
+
+def systematic_share(rows: Sequence[Mapping[str, str]]) -> float:
+    """In percent of the rows."""
+    return 100 * statistics.fmean(row["systematic"] == "true" for row in rows)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)

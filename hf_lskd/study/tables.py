@@ -2,15 +2,16 @@
 
 import csv
 import logging
-import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from hf_lskd.analysis.diffusion import eta_table
 from hf_lskd.analysis.semantics import SimilarSets, sets_signature
@@ -19,7 +20,7 @@ from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe
 from hf_lskd.record import CELLS, STATISTICS
 from hf_lskd.study.grid import CURVE
-from hf_lskd.study.projections import write_projections
+from hf_lskd.study.projections import PROJECTIONS, write_projections
 from hf_lskd.tasks.image_classification import SPLITS, ImageClassification
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,9 @@ ETA = "eta.csv"
 CHANCE = "eta_chance.csv"
 
 RESULT_FIELDS = (
-    "name", "role", "student", "label_smoothing", "temperature", "kd_weight", "kd_loss_scale", "kd_loss_scale_value", "scale_student",
-    "student_label_smoothing", "kd_top_k", "seed", "status", "top1", "top5", "ece", "nll", "train_top1", "best_top1", "best_epoch", "agreement",
+    "name", "role", "student", "label_smoothing", "temperature", "kd_weight", "kd_loss_scale", "kd_loss_scale_value",
+    "scale_student", "student_label_smoothing", "kd_top_k", "seed", "status",
+    "top1", "top5", "ece", "nll", "train_top1", "best_top1", "best_epoch", "agreement",
     "target_gradient", "target_entropy", "tightness", "separation",
 )  # fmt: skip
 ETA_FIELDS = (
@@ -46,6 +48,7 @@ ETA_FIELDS = (
     "reference",
     "sets",
 )
+GRID_FIELDS = (*CURVE, "temperature", "T1", "T2")  # they name cells, so they are never rounded
 
 Row = dict[str, Any]
 
@@ -57,13 +60,18 @@ def write_all(
     records: Sequence[Mapping[str, Any]],
     sets: Mapping[int, SimilarSets] | None,
 ) -> None:
-    """Every table that the study's finished cells allow; each file is replaced whole."""
+    """Every table that the recipe asks for and the study's finished cells allow; each file is replaced whole, others removed."""
     write_csv(folder / RESULTS, RESULT_FIELDS, [result_row(record) for record in records])
     done = [record for record in records if record["status"] == "complete"]
     if sets is not None and recipe.eta is not None:
         write_eta(folder, done, sets, task.class_names, recipe.eta.reference)
+    else:
+        (folder / ETA).unlink(missing_ok=True)
+        (folder / CHANCE).unlink(missing_ok=True)
     if recipe.projection is not None and done:
         write_projections(folder, recipe, task, done)
+    else:
+        (folder / PROJECTIONS).unlink(missing_ok=True)
 
 
 def write_eta(
@@ -76,12 +84,14 @@ def write_eta(
     """eta.csv (each temperature pair of each column) and eta_chance.csv (two seeds of one cell)."""
     students = [record for record in records if record["role"] == "student"]
     signature = sets_signature(sets)
-    means = {record["name"]: centroids(folder, record) for record in students}
+    means = lru_cache(maxsize=32)(lambda name: centroids(folder, name))  # a study's may not fit in memory
 
     def rows(pairs: Iterable[tuple[Any, Any, Any]]) -> Iterable[Row]:
         for (low, high, seed), split in product(pairs, SPLITS):
             try:
-                table = eta_table(means[low["name"]][split], means[high["name"]][split], sets, reference, class_names=class_names)
+                table = eta_table(
+                    means(low["name"])[split], means(high["name"])[split], sets, reference, class_names=class_names
+                )
             except InputError as error:  # a collapsed model must not cost the others their tables
                 logger.warning("eta.csv leaves out %s to %s, %s: %s", low["name"], high["name"], split, error)
                 continue
@@ -121,15 +131,14 @@ def grouped(records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[l
     return list(groups.values())
 
 
-def centroids(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def centroids(folder: Path, name: str) -> dict[str, Tensor]:
     """`[C, D]` class means of a cell, per split."""
-    tensors = load_file(folder / CELLS / record["name"] / STATISTICS)
+    tensors = load_file(folder / CELLS / name / STATISTICS)
     return {split: ClassStatistics.from_tensors(tensors, f"{split}.").mean for split in SPLITS}
 
 
 def result_row(record: Mapping[str, Any]) -> Row:
     """One cell as a row of results.csv: nothing of it depends on when or how often the study was interrupted."""
-    trained = [point for point in record["curve"] if "agreement" in point]
     best = record["best"] or {}
     return {
         **{key: record.get(key) for key in RESULT_FIELDS},
@@ -137,7 +146,6 @@ def result_row(record: Mapping[str, Any]) -> Row:
         **record.get("class_geometry", {}),
         "best_top1": best.get("top1"),
         "best_epoch": best.get("epoch"),
-        "agreement": trained[-1]["agreement"] if trained else None,
     }
 
 
@@ -146,17 +154,14 @@ def write_csv(path: Path, fields: Sequence[str], rows: Iterable[Row]) -> None:
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(fields)
-        writer.writerows([[shown(row.get(key)) for key in fields] for row in rows])
+        writer.writerows([[shown(row.get(key), key in GRID_FIELDS) for key in fields] for row in rows])
     os.replace(temporary, path)
 
 
-def shown(value: Any) -> str:
-    """A value as the tables write it: nothing for None, true or false, floats to six decimals (grid values, which name
-    cells, in full)."""
-    if value is None:
-        return ""
+def shown(value: Any, in_full: bool = False) -> str:
+    """A value as the tables write it: nothing for None, true or false, floats to eight significant digits or in full."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
-        return str(round(value, 6)) if math.isfinite(value) else str(value)
-    return str(value)
+    if isinstance(value, float) and not in_full:
+        return str(float(f"{value:.8g}"))
+    return "" if value is None else str(value)

@@ -69,7 +69,11 @@ class ImageClassification:
         """The model that a cell trains, or the finished teacher that the recipe brings in its place."""
         if cell.role == "teacher":
             path = (self.recipe.teacher.path or {}).get(cell.label_smoothing)
-            return self.recipe.teacher if path is None else replace(self.recipe.teacher, model=str(model_folder(Path(path))))
+            return (
+                self.recipe.teacher
+                if path is None
+                else replace(self.recipe.teacher, model=str(model_folder(Path(path))))
+            )
         return next(student for student in self.recipe.students if student.name == cell.student)
 
     def data_config(self, spec: ModelSpec) -> dict[str, Any]:
@@ -77,13 +81,15 @@ class ImageClassification:
         import timm.data
 
         data = self.data
-        own = models.pretrained_cfg(spec.model)
+        own = models.pretrained_cfg(str(spec.model))
         config = timm.data.resolve_data_config(pretrained_cfg=own, verbose=False)
-        pixels = self.source.train.pixels  # a split held as one array of small pictures is not blown up to the model's usual size
-        native = None if pixels is None else pixels.shape[1]
+        pixels = (
+            self.source.train.pixels
+        )  # a split held as one array of small pictures is not blown up to the model's usual size
+        native = None if pixels is None else pixels.shape[1:3]
         size = data.get("image_size") or spec.model_args.get("img_size") or native
         if size is not None:
-            config["input_size"] = (3, size, size)
+            config["input_size"] = (3, size, size) if isinstance(size, int) else (3, *size)
             config["crop_pct"] = 1.0
         for key in ("mean", "std", "crop_pct"):
             if data.get(key) is not None:
@@ -96,7 +102,7 @@ class ImageClassification:
         with torch.random.fork_rng():
             torch.manual_seed(derived_seed(cell.seed, "model", cell.role, cell.student))
             return models.load_image_classifier(
-                spec.model,
+                str(spec.model),
                 class_names=self.class_names,
                 pretrained=spec.pretrained,
                 model_args=spec.model_args,
@@ -123,22 +129,24 @@ class ImageClassification:
     def arguments(self, cell: Cell, folder: Path, loss_scale: float = 1.0, **others: Any) -> DistillationArguments:
         """The cell's training arguments: the recipe's, the model's own, what the grid says, and `others` on top."""
         spec, switches = self.spec(cell), self.recipe.switches
-        merged = {**QUIET, **self.recipe.training_of(spec), **others}
-        student = cell.role == "student"
+        grid: dict[str, Any] = {"label_smoothing_factor": cell.label_smoothing}
+        if cell.role == "student":
+            grid = {
+                "label_smoothing_factor": cell.student_label_smoothing,
+                "kd_temperature": cell.temperature,
+                "kd_weight": cell.kd_weight,
+                "kd_scale_student": cell.scale_student,
+                "kd_top_k": cell.kd_top_k,
+                "kd_loss_scale": loss_scale,
+            }
         return DistillationArguments(
             output_dir=str(folder),
             seed=derived_seed(cell.seed, "training"),
             data_seed=derived_seed(cell.seed, "data"),
-            label_smoothing_factor=(cell.student_label_smoothing or 0.0) if student else cell.label_smoothing,
-            kd_temperature=cell.temperature if student else 1.0,
-            kd_weight=cell.kd_weight if student else 1.0,
-            kd_scale_student=cell.scale_student if student else True,
-            kd_top_k=cell.kd_top_k,
-            kd_loss_scale=loss_scale,
             model_ema=switches.ema,
             sync_batch_norm=switches.sync_batchnorm,
             channels_last=switches.channels_last,
-            **merged,
+            **{**QUIET, **self.recipe.training_of(spec), **grid, **others},
         )
 
     def trainer(
@@ -213,8 +221,7 @@ class ImageClassification:
         return Features(
             torch.cat([batch.features for batch in batches]).cpu(),
             torch.cat([batch.labels for batch in batches]).cpu(),
-            head.weight.detach().flatten(1).cpu(),
-            None if head.bias is None else head.bias.detach().cpu(),
+            *classifier_weights(head),
         )
 
 
@@ -236,6 +243,11 @@ READING: dict[str, Any] = {
     "lr_scheduler_type": "constant",
     "lr_scheduler_kwargs": None,
 }
+
+
+def classifier_weights(head: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight `[C, D]` and bias `[C]` (or None) of a linear layer or 1x1 convolution, on the CPU."""
+    return head.weight.detach().flatten(1).cpu(), None if head.bias is None else head.bias.detach().cpu()
 
 
 def derived_seed(seed: int, *use: str) -> int:

@@ -1,0 +1,457 @@
+"""The command line as its user meets it: help, exit codes, one message for each mistake, every command on a real study."""
+
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hf_lskd.cli import main
+from hf_lskd.trainer import DistillationTrainer
+from tests.tiny_study import changed, dump, fork, values, write_idx, write_images
+
+HEAVY = ("torch", "transformers", "timm", "datasets", "sklearn", "matplotlib")
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def recipe(images: Path) -> dict[str, Any]:
+    """One teacher, two students."""
+    return changed(changed(values(images), "grid.label_smoothing", [0.1]), "projection", None)
+
+
+@pytest.fixture(scope="module")
+def done(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    torch.set_num_threads(1)
+    assert main(["study", str(dump(recipe, folder / "recipe.yaml")), "--output-dir", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def page(recipe: dict[str, Any], tmp_path: Path) -> Path:
+    return dump(recipe, tmp_path / "recipe.yaml")
+
+
+def python(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, check=False, **more)
+
+
+def refused(capsys: Capture, *argv: str, code: int = 2) -> str:
+    """The one message of a command that must fail so."""
+    capsys.readouterr()
+    try:
+        ended = main(list(argv))
+    except SystemExit as stop:  # argparse
+        ended = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    assert (ended, out) == (code, ""), err
+    assert err.startswith("hf-lskd: ")
+    assert "Traceback" not in err
+    return err
+
+
+# ---- Help
+
+
+def test_help_answers_in_under_a_second_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); from hf_lskd.cli import main\n"
+        "for words in (['--help'], ['study', '--help'], ['--version']):\n"
+        "    try: main(words)\n"
+        "    except SystemExit as stop: assert stop.code == 0\n"
+        "spent = time.perf_counter() - start\n"
+        f"print('LOADED', [m for m in {HEAVY} if m in sys.modules], spent)"
+    )
+    out = python("-c", code).stdout
+    assert "examples:" in out
+    assert "example:\n  hf-lskd study" in out
+    loaded, spent = out.rpartition("LOADED ")[2].rsplit(" ", 1)
+    assert loaded == "[]"
+    assert float(spent) < 1.0
+
+
+@pytest.mark.parametrize("command", ["train", "study", "eta", "project", "report", "validate"])
+def test_each_command_has_help_with_an_example(command: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"example:\n  hf-lskd {command} " in capsys.readouterr().out
+
+
+# ---- Mistakes in the words of a command
+
+
+def test_misspelt_words_get_the_nearest_known_one(capsys: Capture, page: Path) -> None:
+    for argv, hint in (
+        (["stduy"], "'study'"),
+        (["study", str(page), "--outptu-dir", "x"], "'--output-dir'"),
+        (["study", str(page), "--dryrun"], "'--dry-run'"),
+        (["report", "x", "--debgu"], "'--debug'"),
+        (["study", str(page), "--launcher", "inlin"], "'inline'"),
+        (["train", str(page), "--role", "techer"], "'teacher'"),
+        (["train", str(page), "--learning_rat", "0.1"], "'learning_rate'"),
+        (["train", str(page), "--lr=0.1"], "learning_rate"),
+    ):
+        message = refused(capsys, *argv)
+        assert hint in message, message
+        assert message.count("\n") == 1
+
+
+def test_options_are_not_guessed_from_their_beginnings(capsys: Capture, page: Path) -> None:
+    assert "unknown argument --out" in refused(capsys, "study", str(page), "--out", "x")
+
+
+def test_missing_words_are_named(capsys: Capture) -> None:
+    assert "recipe" in refused(capsys, "study")
+    assert "COMMAND" in refused(capsys)
+
+
+def test_a_recipe_that_is_not_there_is_named(capsys: Capture, tmp_path: Path) -> None:
+    for command in ("study", "train", "validate"):
+        message = refused(capsys, command, str(tmp_path / "none.yaml"))
+        assert "none.yaml" in message
+        assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--label-smoothing", "1"], "label"),
+        (["--label-smoothing", "-0.1"], "label"),
+        (["--label-smoothing", "nan"], "label"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--temperature", "2"], "--temperature for a teacher"),
+        (["--learning_rate", "fast"], "learning_rate"),
+        (["--max_steps"], "max_steps"),
+        (["--label_smoothing_factor", "0.1"], "label_smoothing_factor"),
+        (["--bf16", "--fp16"], "bf16"),
+        (["stray"], "argument stray"),
+        (["--role", "student"], "without --teacher"),
+        (["--role", "student", "--teacher", "nowhere"], "no finished teacher"),
+    ],
+)
+def test_train_refuses_what_does_not_fit(capsys: Capture, page: Path, words: list[str], message: str) -> None:
+    assert message in refused(capsys, "train", str(page), *words)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--temperature", "0"], "temperature"),
+        (["--temperature", "inf"], "temperature"),
+        (["--temperature", "nan"], "temperature"),
+        (["--kd-weight", "1.5"], "weight"),
+        (["--kd-loss-scale", "equalized"], "equalised"),
+        (["--kd-loss-scale", "-1"], "scale"),
+        (["--kd-top-k", "0"], "0"),
+        (["--kd-top-k", "all"], "none"),
+        (["--student-label-smoothing", "1"], "smoothing"),
+        (["--student", "studnet"], "'student'"),
+        (["--label-smoothing", "0.2"], "teacher of label smoothing 0.1"),
+    ],
+)
+def test_a_student_refuses_what_does_not_fit(
+    capsys: Capture, page: Path, done: Path, words: list[str], message: str
+) -> None:
+    teacher = str(done / "cells" / "teacher-a0.1-s0")
+    assert message in refused(capsys, "train", str(page), "--role", "student", "--teacher", teacher, *words)
+
+
+def test_launchers_that_are_not_there_yet_say_so(capsys: Capture, page: Path) -> None:
+    assert "inline" in refused(capsys, "study", str(page), "--launcher", "slurm")
+
+
+# ---- Mistakes in recipes and data
+
+
+def test_validate_gives_every_error_of_every_file_at_once(capsys: Capture, recipe: dict, tmp_path: Path) -> None:
+    good = dump(recipe, tmp_path / "good.yaml")
+    one = changed(changed(recipe, "grid.label_smoothing", [1.0]), "grid.temperature", [0, 2, 2])
+    bad = dump(changed(one, "training.learning_rat", 0.1), tmp_path / "bad.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: [")
+    capsys.readouterr()
+    assert main(["validate", str(good), str(bad), str(broken), str(tmp_path / "none.yaml")]) == 2
+    out, err = capsys.readouterr()
+    assert out == f"{good}: image_classification, 3 cells\n"
+    for part in ("grid.label_smoothing", "grid.temperature", "learning_rate", "broken.yaml", "none.yaml"):
+        assert part in err
+    assert err.count("bad.yaml:") >= 4
+    assert "Traceback" not in err
+
+
+def test_validate_opens_data_only_when_asked(capsys: Capture, recipe: dict, tmp_path: Path) -> None:
+    page = dump(changed(recipe, "data.path", str(tmp_path / "nowhere")), tmp_path / "recipe.yaml")
+    assert main(["validate", str(page)]) == 0
+    assert str(tmp_path / "nowhere") in refused(capsys, "validate", str(page), "--data")
+    page = dump(changed(recipe, "eta.targets", ["z"]), tmp_path / "recipe.yaml")
+    assert "class 'z'" in refused(capsys, "validate", str(page), "--data")
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "label", "class"])
+def test_bad_data_get_one_message(capsys: Capture, recipe: dict, tmp_path: Path, damage: str) -> None:
+    folder = write_images(tmp_path / "images")
+    labels = folder / "train-labels-idx1-ubyte"
+    images = folder / "train-images-idx3-ubyte"
+    if damage == "missing":
+        labels.unlink()
+    elif damage == "empty":
+        write_idx(labels, np.zeros(0, np.uint8))
+        write_idx(images, np.zeros((0, 16, 16), np.uint8))
+    elif damage == "cut":
+        images.write_bytes(images.read_bytes()[:-1])
+    elif damage == "label":
+        labels.write_bytes(labels.read_bytes()[:-1] + b"\x09")
+    else:
+        content = labels.read_bytes()
+        labels.write_bytes(content[:8] + content[8:].replace(b"\x03", b"\x02"))
+    path = dump(changed(recipe, "data.path", str(folder)), tmp_path / "recipe.yaml")
+    message = refused(capsys, "study", str(path), "--output-dir", str(tmp_path / "run"))
+    assert message.count("\n") == 1
+    assert "Allowed" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback(capsys: Capture, tmp_path: Path) -> None:
+    assert main(["report", str(tmp_path), "--debug"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("hf-lskd: ")
+
+
+def test_the_unexpected_exits_with_1_and_points_to_debug(
+    capsys: Capture, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(DistillationTrainer, "train", broken)
+    message = refused(capsys, "train", str(page), "--output-dir", str(tmp_path / "cell"), code=1)
+    assert message.splitlines() == [
+        "hf-lskd: RuntimeError: no space left",
+        "hf-lskd: run again with --debug for the traceback",
+    ]
+
+
+def test_an_interrupt_exits_with_130_and_the_study_goes_on_later(
+    capsys: Capture, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = DistillationTrainer.train
+    calls = []
+
+    def interrupted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(self)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        return trained(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "train", interrupted)
+    argv = ["study", str(page), "--output-dir", str(tmp_path / "run")]
+    assert refused(capsys, *argv, code=130) == "hf-lskd: Interrupted. Run the same command again to go on.\n"
+    assert main(argv) == 0
+    assert len(calls) == 4  # the teacher once, the student that was interrupted twice, the last student
+
+
+# ---- Dry run
+
+
+def test_dry_run_prints_a_line_a_cell_and_needs_no_data(capsys: Capture, recipe: dict, tmp_path: Path) -> None:
+    page = dump(changed(recipe, "data.path", "/nowhere"), tmp_path / "recipe.yaml")
+    assert main(["study", str(page), "--output-dir", str(tmp_path / "run"), "--dry-run", "--seeds", "2"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[:4] for row in rows] == [
+        ["teacher", "0.1", "-", "0"],
+        ["student", "0.1", "1", "0"],
+        ["student", "0.1", "2", "0"],
+        ["teacher", "0.1", "-", "1"],
+        ["student", "0.1", "1", "1"],
+        ["student", "0.1", "2", "1"],
+    ]
+    assert all(len(row) == 5 for row in rows)
+    assert all(row[4].startswith(f"hf-lskd train {page} --role {row[0]} ") for row in rows)
+    assert not (tmp_path / "run").exists()
+    assert "at least 1" in refused(capsys, "study", str(page), "--dry-run", "--seeds", "0")
+
+
+def test_every_command_of_a_dry_run_names_the_very_cell(
+    capsys: Capture, recipe: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the recipe's first values are not the paper's, and with values that need all their digits."""
+    from hf_lskd.recipe import load_recipe
+    from hf_lskd.study import single
+    from hf_lskd.study.grid import cells
+
+    grid = {
+        "label_smoothing": [0.1000001],
+        "temperature": [2.0000001],
+        "kd_weight": [0.5, 1],
+        "kd_loss_scale": ["equalised", 1],
+        "scale_student": [False, True],
+        "student_label_smoothing": [0.1, 0],
+        "kd_top_k": [3, None],
+    }
+    page = dump(changed(recipe, "grid", grid), tmp_path / "recipe.yaml")
+    named = []
+
+    class Enough(Exception):  # noqa: N818
+        pass
+
+    def stop(found_recipe: Any, cell: Any, rest: Any) -> None:
+        named.append(cell)
+        raise Enough
+
+    monkeypatch.setattr(single, "with_training", stop)
+    monkeypatch.setattr(single, "given_teacher", lambda args: Path() if args.role == "student" else None)
+    monkeypatch.setattr(single, "finished", lambda path: {"label_smoothing": 0.1000001})
+    main(["study", str(page), "--dry-run"])
+    for line in capsys.readouterr().out.splitlines():
+        main(line.split("\t")[4].split()[1:])
+    assert named == cells(load_recipe(page))
+
+
+# ---- Train
+
+
+def test_train_takes_any_training_argument(capsys: Capture, page: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cell"
+    argv = ["train", str(page), "--output-dir", str(folder), "--learning_rate", "1e-3", "--max_steps=2", "--bf16"]
+    argv += ["--use-cpu", "--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", "{min_lr_rate: 0.1}"]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    record = json.loads((folder / "record.json").read_text())
+    assert out.startswith(f"{record['name']}: top1 ")
+    own = record["recipe"]["teacher"]["training"]
+    assert (own["learning_rate"], own["max_steps"], own["bf16"], own["use_cpu"]) == (0.001, 2, True, True)
+    assert own["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}
+    assert record["curve"][-1]["step"] == 2
+    assert main(argv) == 0  # it is there
+    assert "holds another cell" in refused(capsys, *argv[:-4])
+
+
+def test_a_student_takes_its_teachers_smoothing_and_records_its_teacher(page: Path, done: Path, tmp_path: Path) -> None:
+    teacher = done / "cells" / "teacher-a0.1-s0"
+    argv = ["train", str(page), "--role", "student", "--teacher", str(teacher / "model"), "--seed", "7"]
+    assert main([*argv, "--temperature", "3", "--kd-weight", "0.5", "--output-dir", str(tmp_path / "cell")]) == 0
+    record = json.loads((tmp_path / "cell" / "record.json").read_text())
+    assert (record["label_smoothing"], record["temperature"], record["kd_weight"]) == (0.1, 3.0, 0.5)
+    assert record["teacher"]["name"] == "teacher-a0.1-s0"
+    assert record["seed"] == 7
+    assert record["target_gradient"] > 0
+
+
+def test_train_leaves_a_foreign_folder_alone(capsys: Capture, page: Path, tmp_path: Path) -> None:
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "cell" / "thesis.tex").write_text("precious")
+    assert "holds no cell" in refused(capsys, "train", str(page), "--output-dir", str(tmp_path / "cell"))
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(capsys, "train", str(page), "--output-dir", str(tmp_path / "file" / "cell"))
+
+
+def test_a_teacher_whose_file_was_cut_is_refused(capsys: Capture, page: Path, done: Path, tmp_path: Path) -> None:
+    teacher = shutil.copytree(done / "cells" / "teacher-a0.1-s0", tmp_path / "teacher")
+    file = teacher / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    argv = ["train", str(page), "--role", "student", "--teacher", str(teacher), "--output-dir", str(tmp_path / "cell")]
+    assert "cannot be loaded" in refused(capsys, *argv)
+
+
+# ---- On a finished study
+
+
+def test_eta_prints_a_line_a_pair_and_split(capsys: Capture, done: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(done, tmp_path / "run"))
+    before = (copy / "eta.csv").read_bytes()
+    (copy / "eta.csv").unlink()
+    capsys.readouterr()
+    assert main(["eta", str(copy)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (copy / "eta.csv").read_bytes() == before
+    assert [line.split()[:5] for line in lines[1:3]] == [
+        ["student", "0.1", "0", "1→2", "train"],
+        ["student", "0.1", "0", "1→2", "validation"],
+    ]
+    assert all("needs two seeds" in line for line in lines[1:3])
+    assert lines[3] == str(copy / "eta.csv")
+
+
+def test_project_and_report_write_the_page(capsys: Capture, done: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(done, tmp_path / "run"))
+    (copy / "report.html").unlink()
+    capsys.readouterr()
+    assert main(["project", str(copy), "--classes", "o", "ó", "a"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(copy / "projections.json"), str(copy / "report.html")]
+    names = [entry["name"] for entry in json.loads((copy / "projections.json").read_text())["classes"]]
+    assert names == ["o", "ó", "a"]
+    assert main(["report", str(copy)]) == 0
+    assert "'z'" in refused(capsys, "project", str(copy), "--classes", "o", "z", "a")
+    assert "three different classes" in refused(capsys, "project", str(copy), "--classes", "o", "o", "a")
+
+
+def test_commands_on_what_is_no_study(capsys: Capture, done: Path, tmp_path: Path) -> None:
+    for command in ("eta", "project", "report"):
+        for folder in (tmp_path / "none", tmp_path, done / "cells" / "teacher-a0.1-s0"):
+            message = refused(capsys, command, str(folder))
+            assert str(folder) in message
+            assert message.count("\n") == 1
+    (tmp_path / "study.json").write_text("{")
+    assert "study.json is no JSON" in refused(capsys, "eta", str(tmp_path))
+
+
+def test_eta_of_a_study_without_groups_says_so(capsys: Capture, recipe: dict, done: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(done, tmp_path / "run"))
+    page = json.loads((copy / "study.json").read_text())
+    (copy / "study.json").write_text(json.dumps({**page, "data": {**page["data"], "groups": None}, "eta": None}))
+    assert "no semantic groups" in refused(capsys, "eta", str(copy))
+
+
+# ---- A terminal, and a process of its own
+
+
+def test_progress_shows_a_line_a_cell_with_the_time_left_on_a_terminal_only(page: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    out = tmp_path / "out"
+    with out.open("w") as file:
+        child = fork(["study", str(page), "--output-dir", str(tmp_path / "run")], file.fileno(), theirs)
+    os.close(theirs)
+    seen = b""
+    while select.select([ours], [], [], 60)[0]:
+        try:
+            seen += os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    lines = [line.rpartition("\x1b[2K")[2].strip() for line in seen.decode().split("\n")]
+    for index, name in enumerate(("teacher-a0.1-s0", "student-a0.1-T1-s0", "student-a0.1-T2-s0"), start=1):
+        (line,) = [line for line in lines if line.startswith(f"{index}/3 {name}")]
+        assert "top-1" in line
+        assert (" left" in line) is (index < 3)
+    assert "\x1b" not in out.read_text()
+    assert out.read_text().splitlines()[-1] == str(tmp_path / "run" / "report.html")
+
+
+def test_a_reader_that_stops_reading_gets_no_traceback(page: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with (tmp_path / "err").open("w") as err:
+        child = fork(["study", str(page), "--dry-run"], writing, err.fileno())
+    os.close(writing)
+    os.waitpid(child, 0)
+    assert (tmp_path / "err").read_text() == ""
