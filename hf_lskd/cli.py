@@ -85,43 +85,34 @@ def build_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
         return sub
 
     glyphs = "recipes/quickstart/glyphs.yaml"
-    add_train(
-        command(
-            "train",
-            run_train,
-            "train one teacher or student of a recipe",
-            f"hf-lskd train {glyphs} --role student --temperature 2 --teacher runs/teacher",
-        )
-    )
-    add_study(
-        command(
-            "study",
-            run_study,
-            "run the α x T (x seed) grid of a recipe; run again, it does what is missing",
-            f"hf-lskd study {glyphs} --output-dir runs/glyphs",
-        )
-    )
-    for name, run, text, example in (
-        ("eta", run_eta, "the diffusion index of a study: eta.csv and a summary", "hf-lskd eta runs/glyphs"),
-        ("report", run_report, "tables and pictures of a study on one HTML page", "hf-lskd report runs/glyphs"),
-    ):
-        command(name, run, text, example).add_argument("dir", type=Path, help="a study's folder")
-    project = command(
-        "project", run_project, "the penultimate projections of a study", "hf-lskd project runs/glyphs --classes o ö x"
-    )
-    project.add_argument("dir", type=Path, help="a study's folder")
-    project.add_argument(
-        "--classes", nargs=3, metavar=("TARGET", "SIMILAR", "DISSIMILAR"), help="class names; default: the recipe's"
-    )
-    validate = command(
-        "validate",
-        run_validate,
-        "check recipes without training: all errors at once",
-        "hf-lskd validate recipes/quickstart/*.yaml",
-    )
-    validate.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
-    validate.add_argument("--data", action="store_true", help="open the data too")
+    example = f"hf-lskd train {glyphs} --role student --temperature 2 --teacher runs/teacher"
+    add_train(command("train", run_train, "train one teacher or student of a recipe", example))
+    text = "run the α x T (x seed) grid of a recipe; run again, it does what is missing"
+    add_study(command("study", run_study, text, f"hf-lskd study {glyphs} --output-dir runs/glyphs"))
+    text = "the diffusion index of a study: eta.csv and a summary"
+    add_folder(command("eta", run_eta, text, "hf-lskd eta runs/glyphs"))
+    text, example = "the penultimate projections of a study", "hf-lskd project runs/glyphs --classes o ö x"
+    add_project(command("project", run_project, text, example))
+    text = "tables and pictures of a study on one HTML page"
+    add_folder(command("report", run_report, text, "hf-lskd report runs/glyphs"))
+    text, example = "check recipes without training: all errors at once", "hf-lskd validate recipes/quickstart/*.yaml"
+    add_validate(command("validate", run_validate, text, example))
     return parser, commands.choices
+
+
+def add_folder(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("dir", type=Path, help="a study's folder")
+
+
+def add_project(sub: argparse.ArgumentParser) -> None:
+    add_folder(sub)
+    names = ("TARGET", "SIMILAR", "DISSIMILAR")
+    sub.add_argument("--classes", nargs=3, metavar=names, help="class names; default: the recipe's")
+
+
+def add_validate(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
+    sub.add_argument("--data", action="store_true", help="open the data too")
 
 
 def add_train(sub: argparse.ArgumentParser) -> None:

@@ -301,13 +301,22 @@ class DistillationMixin(Stock):
 
     # ---- Evaluation
 
-    def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
         self._eval_rows = []
         if self._ema is not None:
             self._ema.swap_in()
         try:
-            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-            if self._eval_rows:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+            if self._eval_rows and output.metrics is not None:
                 nll, items = torch.cat(self._eval_rows).double().sum(0).tolist()
                 output.metrics[f"{metric_key_prefix}_nll"] = nll / max(items, 1)
         finally:

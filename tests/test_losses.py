@@ -206,7 +206,7 @@ def test_masked_rows_of_a_flat_batch_count_for_nothing() -> None:
 
 
 def test_a_class_that_both_sides_exclude_adds_nothing() -> None:
-    student, teacher, labels = draw(6, 9)
+    student, teacher, _ = draw(6, 9)
     wide = [torch.cat([z, torch.full((6, 1), -math.inf, dtype=z.dtype)], 1) for z in (student, teacher)]
     wide[0].requires_grad_(True)
     loss = distillation_kl(*wide, 2.0)

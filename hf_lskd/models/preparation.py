@@ -1,6 +1,5 @@
 """How a model wants its images: statistics and sizes from timm's configurations, image processors and data sets."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,11 +108,3 @@ def image_processor(data_config: Mapping[str, Any]) -> Any:
         image_std=list(data_config["std"]),
         do_convert_rgb=True,
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's mapping. Raises ValueError for text that is none."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise ValueError(f"a mapping is expected, not {type(found).__name__}")
-    return found
