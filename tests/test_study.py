@@ -174,6 +174,25 @@ def test_a_checkpoint_cut_short_by_a_kill_is_not_resumed_from(
     assert bytes_of(folder, "results.csv") == bytes_of(done, "results.csv")
 
 
+def test_an_unfinished_cell_of_another_recipe_is_begun_anew_unless_it_has_a_checkpoint(
+    copy: Path, quick: dict, study: Study, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.rmtree(copy / "cells" / NAMES[1])
+    left = copy / "cells" / f".{NAMES[1]}.partial"
+    checkpoint = left / "trainer" / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").write_text("{}")
+    (left / "signature").write_text("another")
+    (left / "leftover").write_text("")
+    assert study(quick, folder=copy) == 2
+    assert "holds another study" in capsys.readouterr().err
+    assert checkpoint.is_dir()
+    (checkpoint / "trainer_state.json").unlink()
+    assert study(quick, folder=copy) == 0
+    assert not (copy / "cells" / NAMES[1] / "leftover").exists()
+    assert not left.exists()
+
+
 def test_a_folder_that_another_process_works_in_is_left_to_it(
     quick: dict, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -56,7 +56,7 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
     source = taught_by(teacher)
     sign = cell_signature(bench, cell, None if source is None else source["signature"])
     work = unfinished(folder, sign)
-    targets = targets_of(bench, cell, teacher)
+    targets = targets_of(bench, cell, teacher)  # may run the teacher, whose precision is its own
     factor = loss_scale(cell, targets["target_gradient"])
     reset_process_state()
     trainer = trained(bench, cell, work / CHECKPOINTS, teacher, factor)

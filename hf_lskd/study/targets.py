@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_lskd.analysis.gradient import TargetGradient, equalised_loss_scale
 from hf_lskd.record import MODEL, Cell, exact, write_json
-from hf_lskd.study.bench import Bench, reset_process_state
+from hf_lskd.study.bench import Bench
 
 FILE = "targets.json"
 
@@ -33,7 +33,6 @@ def targets_of(bench: Bench, cell: Cell, teacher: Path | None) -> dict[str, floa
         return {"target_gradient": None, "target_entropy": None}
     known = read_targets(teacher)
     if exact(cell.temperature) not in known:
-        reset_process_state()
         trainer = bench.task.reader(cell.teacher, teacher / MODEL)
         missing = [t for t in {cell.temperature, *bench.recipe.grid.temperature} if exact(t) not in known]
         reading = bench.task.read_split(trainer, bench.task.spec(cell.teacher), "train", missing)
