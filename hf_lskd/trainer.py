@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,14 @@ from hf_lskd.arguments import check_distillation
 from hf_lskd.ema import EmaCallback
 from hf_lskd.errors import InputError
 from hf_lskd.models.checkpoint import load_renamed
+from hf_lskd.penultimate import (
+    EXAMPLE_ID,
+    PenultimateBatch,
+    class_statistics,
+    forward,
+    penultimate_batches,
+    pop_targets,
+)
 from hf_lskd.teacher import IMAGES, Teacher, logits_of, prepare_teacher
 
 if TYPE_CHECKING:
@@ -31,17 +39,7 @@ else:
 
 logger = logging.getLogger(__name__)
 
-EXAMPLE_ID = "example_id"
 LOGGED = ("hard_loss", "soft_loss", "target_entropy", "agreement")
-
-
-class PenultimateBatch(NamedTuple):
-    """One batch of the evaluation loop: what the classifier read and said. `example_id` None when the data carry none."""
-
-    features: Tensor  # [B, D]
-    logits: Tensor  # [B, C]
-    labels: Tensor  # [B]
-    example_id: Tensor | None  # [B]
 
 
 class DistillationMixin(Stock):
@@ -54,6 +52,7 @@ class DistillationMixin(Stock):
     * With `average_tokens_across_devices=False` items are local and the loss is not multiplied by the world size.
     * `eval_nll` (α = 0) is always reported. `eval_loss` without a teacher is the stock trainer's; with one it is the
       student's hard loss, and the teacher is not run in evaluation.
+    * A checkpoint whose weights transformers saved under other names is read back whole (`models.checkpoint`).
     * `example_id` survives `remove_unused_columns` and never reaches the model.
     * A data set that has `train_sampler()` is read in that order.
 
@@ -147,7 +146,7 @@ class DistillationMixin(Stock):
         with torch.random.fork_rng():
             for batch in self.get_eval_dataloader(dataset if dataset is not None else self.train_dataset):
                 inputs = dict(self._prepare_inputs(batch))
-                labels, _ = self._pop_targets(inputs)
+                labels, _ = pop_targets(inputs)
                 if not self._owns(labels) or labels.is_floating_point():
                     return
                 logits = self.teacher.logits(inputs)
@@ -212,8 +211,8 @@ class DistillationMixin(Stock):
         if not self._owns(inputs.get("labels")):
             return self._stock_loss(model, inputs, return_outputs, num_items_in_batch)
         model_inputs = dict(inputs)
-        labels, _ = self._pop_targets(model_inputs)
-        outputs = self._forward(model, model_inputs)
+        labels, _ = pop_targets(model_inputs)
+        outputs = forward(model, model_inputs, bare=not hasattr(self.accelerator.unwrap_model(self.model), "config"))
         logits = logits_of(outputs)
         if logits.shape[:-1] != labels.shape[: logits.dim() - 1] or (
             labels.is_floating_point() and labels.shape != logits.shape
@@ -265,15 +264,6 @@ class DistillationMixin(Stock):
         self.loss_is_scaled_for_ga = None
         inputs.pop(EXAMPLE_ID, None)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-    def _pop_targets(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        return inputs.pop("labels"), inputs.pop(EXAMPLE_ID, None)
-
-    def _forward(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
-        """The wrapped model on a batch without labels, so that it computes no loss of its own."""
-        if IMAGES in inputs and not hasattr(self.accelerator.unwrap_model(self.model), "config"):
-            return model(inputs[IMAGES])
-        return model(**inputs)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         inputs = super()._prepare_inputs(inputs)
@@ -333,71 +323,21 @@ class DistillationMixin(Stock):
 
     # ---- The penultimate layer
 
-    @torch.no_grad()
     def penultimate(self, dataset: Any = None) -> Iterator[PenultimateBatch]:
         """This process's share of the evaluation loop, batch by batch: the classifier's input beside logits and labels.
 
         In eval mode, each example once: the rows that pad the last batch to equal size on every process are dropped.
         `dataset` None: the evaluation set. Raises InputError when no single layer says the logits.
         """
-        model = self.accelerator.unwrap_model(self.model)
-        training = [module for module in model.modules() if module.training]  # some may be frozen in eval mode
-        model.eval()
-        try:
-            with models.reading_classifier(model) as embeddings_behind:
-                for batch in self.get_eval_dataloader(dataset):
-                    inputs = dict(self._prepare_inputs(batch))
-                    labels, ids = self._pop_targets(inputs)
-                    logits = logits_of(self._forward(model, inputs))
-                    mine = self._real_rows(labels.shape[0])
-                    yield PenultimateBatch(
-                        embeddings_behind(logits)[:mine],
-                        logits[:mine],
-                        labels[:mine],
-                        None if ids is None else ids[:mine],
-                    )
-        finally:
-            for module in training:
-                module.training = True
-
-    def _real_rows(self, rows: int) -> int:
-        """How many of this process's rows of the current batch are not padding of the data loader's last batch."""
-        state = self.accelerator.gradient_state
-        processes = self.accelerator.num_processes
-        if processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
-            return rows
-        return min(max(state.remainder - self.accelerator.process_index * rows, 0), rows)
+        return penultimate_batches(self, dataset)
 
     def class_statistics(self, dataset: Any = None) -> "ClassStatistics":
         """Per-class sums of the penultimate embeddings over `dataset` (None: the evaluation set), merged over processes.
 
-        In eval mode, each example once; no features are gathered. Raises InputError when no classifier can be found.
+        In eval mode, each example once; no features are gathered. Raises InputError when no classifier can be found and
+        when a process has no example.
         """
-        from hf_lskd.analysis.statistics import ClassStatistics
-
-        statistics: ClassStatistics | None = None
-        for batch in self.penultimate(dataset):
-            if statistics is None:
-                statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
-            statistics.update(batch.features, batch.labels)
-        if statistics is None:
-            raise InputError("an empty data set", "at least one example")
-        return self.merged(statistics)
-
-    def merged(self, part: Any) -> Any:
-        """One thing from the parts of all processes, by its own `merge`."""
-        first, *others = self.gathered([part])
-        for other in others:
-            first.merge(other)
-        return first
-
-    def gathered(self, parts: list) -> list:
-        """The parts of all processes, in the order of their ranks."""
-        if self.accelerator.num_processes == 1:
-            return parts
-        from accelerate.utils import gather_object
-
-        return gather_object(parts)
+        return class_statistics(self, dataset)
 
     # ---- Data
 

@@ -44,7 +44,7 @@ LAYOUT = [
     {"losses"},
     {"errors"},
 ]
-FAMILIES = {"ema": "trainer", "recipe_data": "recipe", "recipe_fields": "recipe", "recipe_schema": "recipe",
+FAMILIES = {"ema": "trainer", "penultimate": "trainer", "recipe_data": "recipe", "recipe_fields": "recipe", "recipe_schema": "recipe",
             "recipe_training": "recipe", "recipe_yaml": "recipe"}  # fmt: skip
 NAMED = {
     ("recipe", "arguments")

@@ -20,6 +20,7 @@ from hf_lskd.arguments import DistillationArguments
 from hf_lskd.data.dataset import ImageDataset
 from hf_lskd.data.images import ImageSource, load_images
 from hf_lskd.errors import InputError, nearest
+from hf_lskd.penultimate import gathered, merged
 from hf_lskd.recipe import ModelSpec, Recipe
 from hf_lskd.record import Cell, model_folder
 from hf_lskd.trainer import DistillationTrainer
@@ -191,9 +192,9 @@ class ImageClassification:
             if targets is not None:
                 targets.update(batch.logits)
         assert statistics is not None  # a source refuses an empty split
-        statistics = trainer.merged(statistics)
-        targets = None if targets is None else trainer.merged(targets)
-        return SplitReading(statistics, in_order(trainer.gathered(rows)), targets)
+        statistics = merged(trainer.accelerator, statistics)
+        targets = None if targets is None else merged(trainer.accelerator, targets)
+        return SplitReading(statistics, in_order(gathered(trainer.accelerator, rows)), targets)
 
     def metrics(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
         """top1, top5 and ece in percent, nll in nats, over one split's predictions."""

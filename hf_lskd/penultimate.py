@@ -1,0 +1,99 @@
+"""What a trainer's model says before its last layer: one pass in eval mode, over any number of processes."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hf_lskd import models
+from hf_lskd.analysis.statistics import ClassStatistics
+from hf_lskd.errors import InputError
+from hf_lskd.teacher import IMAGES, logits_of
+
+EXAMPLE_ID = "example_id"
+
+
+class PenultimateBatch(NamedTuple):
+    """One batch of the evaluation loop: what the classifier read and said. `example_id` None when the data carry none."""
+
+    features: Tensor  # [B, D]
+    logits: Tensor  # [B, C]
+    labels: Tensor  # [B]
+    example_id: Tensor | None  # [B]
+
+
+def pop_targets(inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """Labels and example ids taken out of a batch: no model is to see either."""
+    return inputs.pop("labels"), inputs.pop(EXAMPLE_ID, None)
+
+
+def forward(model: nn.Module, inputs: Mapping[str, Any], bare: bool) -> Any:
+    """The model on a batch without labels, so that it computes no loss of its own; a `bare` one takes images by position."""
+    return model(inputs[IMAGES]) if bare and IMAGES in inputs else model(**inputs)
+
+
+@torch.no_grad()
+def penultimate_batches(trainer: Any, dataset: Any = None) -> Iterator[PenultimateBatch]:
+    """This process's share of the evaluation loop over `dataset` (None: the trainer's evaluation set), batch by batch.
+
+    In eval mode, each example once: the rows that pad the last batch to equal size on every process are dropped.
+    Raises InputError when no single layer says the logits.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    bare = not hasattr(model, "config")
+    training = [module for module in model.modules() if module.training]  # some may be frozen in eval mode
+    model.eval()
+    try:
+        with models.reading_classifier(model) as embeddings_behind:
+            for batch in trainer.get_eval_dataloader(dataset):
+                inputs = dict(trainer._prepare_inputs(batch))
+                labels, ids = pop_targets(inputs)
+                logits = logits_of(forward(model, inputs, bare))
+                mine = slice(real_rows(trainer.accelerator, labels.shape[0]))
+                yield PenultimateBatch(
+                    embeddings_behind(logits)[mine], logits[mine], labels[mine], None if ids is None else ids[mine]
+                )
+    finally:
+        for module in training:
+            module.training = True
+
+
+def real_rows(accelerator: Any, rows: int) -> int:
+    """How many of this process's rows of the current batch are not padding of the data loader's last batch."""
+    state = accelerator.gradient_state
+    if accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        return rows
+    return min(max(state.remainder - accelerator.process_index * rows, 0), rows)
+
+
+def class_statistics(trainer: Any, dataset: Any = None) -> ClassStatistics:
+    """Per-class sums of the penultimate embeddings over `dataset`, merged over processes; no features are gathered.
+
+    Raises InputError as `penultimate_batches` does, and when a process has no example.
+    """
+    statistics: ClassStatistics | None = None
+    for batch in penultimate_batches(trainer, dataset):
+        if statistics is None:
+            statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
+        statistics.update(batch.features, batch.labels)
+    if statistics is None:
+        raise InputError("an empty data set", "at least one example a process")
+    return merged(trainer.accelerator, statistics)
+
+
+def merged(accelerator: Any, part: Any) -> Any:
+    """One thing from the parts of all processes, by its own `merge`."""
+    first, *others = gathered(accelerator, [part])
+    for other in others:
+        first.merge(other)
+    return first
+
+
+def gathered(accelerator: Any, parts: list) -> list:
+    """The parts of all processes, in the order of their ranks."""
+    if accelerator.num_processes == 1:
+        return parts
+    from accelerate.utils import gather_object
+
+    return gather_object(parts)
