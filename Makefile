@@ -21,10 +21,10 @@ demo: $(READY) ## two teachers and eight students on glyphs, with the report tha
 	$(BIN)/hf-lskd study recipes/quickstart/glyphs.yaml --output-dir $(RUN)
 
 test: $(READY) ## the tests, without the slow ones
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 test-slow: $(READY) ## every test
-	$(BIN)/python -m pytest -q -m 'slow or not slow'
+	$(BIN)/python -m pytest -q -n auto -m 'slow or not slow'
 
 check: check-style test ## what must be green before a commit: ruff, mypy, tests
 

@@ -301,6 +301,27 @@ def test_students_of_a_failed_teacher_fail_with_its_error_and_finished_ones_are_
     assert (copy / "cells" / "student-a0.1-T1-s0" / "model").is_dir()
 
 
+def test_a_cell_that_fails_in_the_middle_of_its_training_leaves_no_trace_in_the_next(
+    done: Path, quick: dict, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = DistillationTrainer.compute_loss, []
+
+    def break_once(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(self.model.training and self.teacher is not None)
+        if sum(calls) == 2 and calls[-1]:
+            raise RuntimeError("in the second step of the first student")
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "compute_loss", break_once)
+    assert study(quick) == 1
+    assert record(tmp_path / "run", NAMES[1])["status"] == "failed"
+    for name in (*NAMES[:1], *NAMES[2:]):
+        other = weights(done, name)
+        assert all(torch.equal(weight, other[key]) for key, weight in weights(tmp_path / "run", name).items()), name
+    assert study(quick) == 0
+    assert bytes_of(tmp_path / "run", "results.csv") == bytes_of(done, "results.csv")
+
+
 def test_diverged_weights_fail_a_cell() -> None:
     model = torch.nn.Linear(2, 2)
     refuse_diverged(model)

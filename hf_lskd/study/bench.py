@@ -59,14 +59,6 @@ def check_given_teacher(bench: Bench, label_smoothing: float, path: str) -> None
     check_classes(models.load_trained(str(model_folder(folder))), bench.task.build(first))
 
 
-def reset_process_state() -> None:
-    """Forget what an earlier trainer of this process left in accelerate's shared state (its precision, for one)."""
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state()
-    GradientState._reset_state()
-
-
 # ---- Signatures
 
 

@@ -35,7 +35,7 @@ from hf_lskd.record import (
     versions,
     write_json,
 )
-from hf_lskd.study.bench import Bench, cell_signature, reset_process_state
+from hf_lskd.study.bench import Bench, cell_signature
 from hf_lskd.study.targets import loss_scale, targets_of, write_targets
 from hf_lskd.tasks.image_classification import SPLITS
 
@@ -51,14 +51,13 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
     bits. An interrupted run of the same cell continues from its last whole checkpoint.
     """
     started = time.perf_counter()
-    reset_process_state()
+    forget_earlier_cells()
     reset_peak_memory()
     source = taught_by(teacher)
     sign = cell_signature(bench, cell, None if source is None else source["signature"])
     work = unfinished(folder, sign)
-    targets = targets_of(bench, cell, teacher)  # may run the teacher, whose precision is its own
+    targets = targets_of(bench, cell, teacher)
     factor = loss_scale(cell, targets["target_gradient"])
-    reset_process_state()
     trainer = trained(bench, cell, work / CHECKPOINTS, teacher, factor)
     train_end = time.perf_counter()
     measured = measure(bench, cell, work, teacher)
@@ -273,6 +272,14 @@ def history(log: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 TIMES = ("runtime", "_per_second")  # how long a pass took is no part of a curve
+
+
+def forget_earlier_cells() -> None:
+    """Drop what a cell that failed in the middle of an epoch left in accelerate's shared state: its data loader, and where in
+    an accumulation window it stood. (The rest of that state is made anew with every trainer's arguments.)"""
+    from accelerate.state import GradientState
+
+    GradientState._reset_state()
 
 
 class StepCallback(TrainerCallback):

@@ -10,7 +10,6 @@ from hf_lskd.analysis.projection import fit_plane, penultimate_basis, penultimat
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe, signature
 from hf_lskd.record import CELLS, MODEL, Cell, write_json
-from hf_lskd.study.bench import reset_process_state
 from hf_lskd.study.classes import three_classes
 from hf_lskd.study.grid import CURVE
 from hf_lskd.tasks.image_classification import SPLITS, ImageClassification
@@ -109,7 +108,6 @@ def coordinates_of(
     """Each split's samples of the three classes in the model's own three-dimensional basis."""
     found = []
     for split in SPLITS:
-        reset_process_state()
         read = task.features(Cell.of(record), folder / CELLS / record["name"] / MODEL, classes, split, SAMPLES[split])
         basis = penultimate_basis(read.weight, read.bias, classes)
         found.append((split, penultimate_coordinates(read.features, read.labels, classes, basis)))
