@@ -142,7 +142,7 @@ def add_study(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--dry-run", action="store_true", help="print what would run: role, α, T, seed, command")
     sub.add_argument("--seeds", type=int, metavar="N", help="how many seeds, in place of the recipe's")
     sub.add_argument(
-        "--launcher", choices=("inline", "accelerate", "slurm"), default="inline", help="how cells are started"
+        "--launcher", choices=("inline",), default="inline", help="how cells are started: one after another here"
     )
 
 
@@ -194,19 +194,21 @@ def run_study(args: Any) -> int:
             command = command_of(cell, recipe, args.recipe, folder)
             print(cell.role, exact(cell.label_smoothing), temperature, cell.seed, command, sep="\t")
         return 0
-    if args.launcher != "inline":
-        raise InputError(
-            f"--launcher {args.launcher}",
-            "inline",
-            "This version starts every cell in one process; a single cell runs under `accelerate launch -m hf_lskd.cli train …`.",
-        )
     from hf_lskd.study.runner import run_study as run
     from hf_lskd.study.summary import print_summary
 
     quiet_libraries()
     records = run(recipe, folder)
     print_summary(folder, records)
-    return 1 if any(record["status"] == "failed" for record in records) else 0
+    return exit_code(records)
+
+
+def exit_code(records: Sequence[Any]) -> int:
+    """1 when a cell failed; 2 when none was finished and it was the input's fault in all of them."""
+    failed = [record for record in records if record["status"] == "failed"]
+    if len(failed) == len(records) and all(record["error"].get("input") for record in failed):
+        return 2
+    return 1 if failed else 0
 
 
 def command_of(cell: Any, recipe: Any, path: Path, folder: Path) -> str:

@@ -181,7 +181,9 @@ def slow_log_softmax(logits: Sequence[float], temperature: float = 1.0) -> list[
     return [z - log_sum for z in scaled]
 
 
-def slow_smoothed_cross_entropy(logits: Rows, labels: Sequence[int], smoothing: float, num_items: float | None = None) -> float:
+def slow_smoothed_cross_entropy(
+    logits: Rows, labels: Sequence[int], smoothing: float, num_items: float | None = None
+) -> float:
     """-sum_c [(1 - alpha) onehot + alpha/C] log q(c), summed over the labels that are not -100, over the number of items."""
     terms = []
     for row, label in zip(logits, labels):

@@ -69,21 +69,18 @@ def refused(capsys: Capture, *argv: str, code: int = 2) -> str:
 # ---- Help
 
 
-def test_help_answers_in_under_a_second_without_the_heavy_libraries() -> None:
+def test_help_answers_without_the_heavy_libraries() -> None:
     code = (
-        "import sys, time; start = time.perf_counter(); from hf_lskd.cli import main\n"
+        "import sys; from hf_lskd.cli import main\n"
         "for words in (['--help'], ['study', '--help'], ['--version']):\n"
         "    try: main(words)\n"
         "    except SystemExit as stop: assert stop.code == 0\n"
-        "spent = time.perf_counter() - start\n"
-        f"print('LOADED', [m for m in {HEAVY} if m in sys.modules], spent)"
+        f"print('LOADED', [m for m in {HEAVY} if m in sys.modules])"
     )
     out = python("-c", code).stdout
     assert "examples:" in out
     assert "example:\n  hf-lskd study" in out
-    loaded, spent = out.rpartition("LOADED ")[2].rsplit(" ", 1)
-    assert loaded == "[]"
-    assert float(spent) < 1.0
+    assert out.rpartition("LOADED ")[2].strip() == "[]"
 
 
 @pytest.mark.parametrize("command", ["train", "study", "eta", "project", "report", "validate"])

@@ -2,7 +2,6 @@
 
 import pickle
 import random
-import time
 from typing import Any
 
 import numpy as np
@@ -248,22 +247,3 @@ def test_a_prepared_split_is_shared_by_all_datasets_that_read_it() -> None:
     assert dataset(images=split)._pixels is dataset(images=split, train=True)._pixels
     other = {**CONFIG, "input_size": (3, 10, 10)}
     assert dataset(images=split, data_config=other)[0]["pixel_values"].shape == (3, 10, 10)
-
-
-def test_batches_of_small_grey_images_come_fast() -> None:
-    """More than 250,000 images of 20×20 a second on one core here; the bound leaves room for a busy machine."""
-    split = images(4096, size=20)
-    made = dataset(images=split, data_config={**CONFIG, "input_size": (3, 20, 20)}, train=True)
-    keys = list(made.train_sampler())
-
-    def run() -> float:
-        begin = time.perf_counter()
-        for start in range(0, len(keys), 128):
-            made.__getitems__(keys[start : start + 128])
-        return time.perf_counter() - begin
-
-    begin = time.perf_counter()
-    for index in range(256):
-        made.transform(split.image(index))
-    single = (time.perf_counter() - begin) / 256
-    assert min(run() for _ in range(3)) / len(keys) < single / 5

@@ -257,6 +257,7 @@ def test_the_faces_of_a_collection_are_fonts_of_their_own(tmp_path: Path, load: 
     both.fonts = [TTFont(TTF / f"{name}.ttf") for name in names]
     (tmp_path / "fonts").mkdir()
     both.save(tmp_path / "fonts" / "both.ttc")
+    both.close()
     source = load(fonts=str(tmp_path / "fonts"), held_out=["STIXGeneral"])
     assert "(both#2)" in source.description
     alone = load(fonts=str(font_folder(tmp_path / "alone", "DejaVuSans", "STIXGeneral")), held_out=["STIXGeneral"])

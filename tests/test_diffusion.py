@@ -1,7 +1,6 @@
 """η: hand-worked numbers, slow loops, invariances, bad input; and the intervals of its means."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -237,15 +236,14 @@ def test_infinite_centroids_are_refused() -> None:
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-def test_a_table_of_a_thousand_targets_takes_less_than_a_second(reference: str) -> None:
+def test_a_table_of_a_thousand_targets_is_complete(reference: str) -> None:
     low = centroids(0, 1000, 512)
     high = low + 0.1 * centroids(1, 1000, 512)
     sets = sets_from_groups([f"group {i // 5}" for i in range(1000)])
-    start = time.process_time()
     table = eta_table(low, high, sets, reference)
-    taken = time.process_time() - start
-    assert len(table) == 1000
-    assert taken < 1.0 * torch.get_num_threads()  # CPU seconds: what else runs on the machine does not count
+    assert [found.target for found in table] == list(range(1000))
+    one = diffusion_index(low, high, 777, sets[777].similar, sets[777].dissimilar, reference=reference)
+    assert (table[777].similar, table[777].dissimilar) == pytest.approx((one.similar, one.dissimilar))
 
 
 def test_t_interval_by_hand() -> None:

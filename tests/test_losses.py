@@ -32,7 +32,9 @@ def test_smoothed_cross_entropy_is_the_loop(classes: int, smoothing: float) -> N
     student, _, labels = draw(5, classes)
     labels[2] = -100
     ours = label_smoothed_cross_entropy(student, labels, smoothing)
-    assert ours.item() == pytest.approx(slow_smoothed_cross_entropy(student.tolist(), labels.tolist(), smoothing), rel=1e-12)
+    assert ours.item() == pytest.approx(
+        slow_smoothed_cross_entropy(student.tolist(), labels.tolist(), smoothing), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 7, 1000])
@@ -114,9 +116,13 @@ def test_loss_scale_is_a_factor_on_the_soft_term_alone() -> None:
 def test_probabilities_as_labels() -> None:
     student, teacher, labels = draw(6, 9)
     soft = F.one_hot(labels, 9).double()
-    torch.testing.assert_close(label_smoothed_cross_entropy(student, soft, 0.1), label_smoothed_cross_entropy(student, labels, 0.1))
+    torch.testing.assert_close(
+        label_smoothed_cross_entropy(student, soft, 0.1), label_smoothed_cross_entropy(student, labels, 0.1)
+    )
     mixed = 0.3 * soft + 0.7 * soft.flip(0)
-    torch.testing.assert_close(label_smoothed_cross_entropy(student, mixed, 0.1), F.cross_entropy(student, mixed, label_smoothing=0.1))
+    torch.testing.assert_close(
+        label_smoothed_cross_entropy(student, mixed, 0.1), F.cross_entropy(student, mixed, label_smoothing=0.1)
+    )
     terms = distillation_loss(student, teacher, mixed, kd_weight=0.5)
     torch.testing.assert_close(terms.hard, F.cross_entropy(student, mixed))
     assert count_items(mixed).item() == 6
@@ -130,7 +136,9 @@ def test_gradients_by_finite_differences(temperature: float, options: dict) -> N
     student.requires_grad_(True)
 
     def total(logits: torch.Tensor) -> torch.Tensor:
-        return distillation_loss(logits, teacher, labels, temperature=temperature, kd_weight=0.6, smoothing=0.1, **options).total
+        return distillation_loss(
+            logits, teacher, labels, temperature=temperature, kd_weight=0.6, smoothing=0.1, **options
+        ).total
 
     assert torch.autograd.gradcheck(total, (student,))
 
@@ -157,7 +165,10 @@ def test_trap_04_kl_is_divided_by_items_not_by_classes_nor_by_length() -> None:
 def test_trap_05_every_path_carries_the_square_of_t(temperature: float) -> None:
     student, teacher, labels = draw(6, 9)
     expected = temperature**2 * F.kl_div(
-        (student / temperature).log_softmax(-1), (teacher / temperature).log_softmax(-1), log_target=True, reduction="batchmean"
+        (student / temperature).log_softmax(-1),
+        (teacher / temperature).log_softmax(-1),
+        log_target=True,
+        reduction="batchmean",
     )
     soft = distillation_loss(student, teacher, labels, temperature=temperature).soft
     halves = [distillation_kl(student[i : i + 3], teacher[i : i + 3], temperature, num_items=6) for i in (0, 3)]
@@ -189,7 +200,9 @@ def test_trap_06_padding_changes_neither_loss_nor_gradient() -> None:
 @pytest.mark.parametrize("shape", [(3, 9), (2, 3, 9)], ids=["classes", "tokens"])
 def test_trap_06_a_fully_masked_batch_is_a_zero_with_a_zero_gradient(shape: tuple[int, ...]) -> None:
     student = torch.full(shape, -math.inf).requires_grad_(True)
-    terms = distillation_loss(student, torch.full(shape, math.nan), torch.full(shape[:-1], -100), temperature=2.0, kd_weight=0.5)
+    terms = distillation_loss(
+        student, torch.full(shape, math.nan), torch.full(shape[:-1], -100), temperature=2.0, kd_weight=0.5
+    )
     terms.total.backward()
     assert terms.total.item() == 0
     assert student.grad is not None
@@ -228,7 +241,9 @@ def test_trap_15_half_precision_logits_are_upcast_before_the_softmax(dtype: torc
     assert found.grad is not None
     assert exact.grad is not None
     error = (found.grad.double() - exact.grad).norm() / exact.grad.norm()
-    assert error < 0.004  # what rounding the gradient itself to bfloat16 costs; in half precision inside it is 3 to 23 %
+    assert (
+        error < 0.004
+    )  # what rounding the gradient itself to bfloat16 costs; in half precision inside it is 3 to 23 %
 
 
 def test_trap_17_smoothing_spreads_alpha_over_all_classes_and_is_applied_once() -> None:
@@ -250,7 +265,9 @@ def test_rows_of_nll_are_the_loss_at_no_smoothing() -> None:
     labels[0] = -100
     rows = nll_rows(student.view(2, 3, 9), labels.view(2, 3))
     assert rows[:, 1].tolist() == [2, 3]
-    assert (rows[:, 0].sum() / rows[:, 1].sum()).item() == pytest.approx(label_smoothed_cross_entropy(student, labels).item())
+    assert (rows[:, 0].sum() / rows[:, 1].sum()).item() == pytest.approx(
+        label_smoothed_cross_entropy(student, labels).item()
+    )
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def page_of(folder: Path) -> Page:
 def set_top1(folder: Path, value: Callable[[float, float, int], float]) -> Path:
     """Replace the students' top-1 by value(α, T, seed)."""
     path = folder / "results.csv"
-    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     for row in rows:
         if row["role"] == "student" and row["status"] == "complete":
             row["top1"] = str(value(float(row["label_smoothing"]), float(row["temperature"]), int(row["seed"])))
@@ -339,7 +339,7 @@ def test_control_is_put_into_words(paper: tuple, equalised: tuple, difference: t
 
 
 def test_eta_means_are_those_of_the_rows_with_the_interval_around_them(demo: Path) -> None:
-    rows = list(csv.DictReader((demo / "eta.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((demo / "eta.csv").read_text(encoding="utf-8").splitlines()))
     for one in summaries(read_study(demo)):
         same = [
             r
@@ -360,7 +360,7 @@ def test_eta_means_are_those_of_the_rows_with_the_interval_around_them(demo: Pat
 def test_systematic_share_stands_beside_its_chance(demo: Path, demo_page: Page) -> None:
     chance = [
         r["systematic"] == "true"
-        for r in csv.DictReader((demo / "eta_chance.csv").open(encoding="utf-8"))
+        for r in csv.DictReader((demo / "eta_chance.csv").read_text(encoding="utf-8").splitlines())
         if (r["label_smoothing"], r["kd_loss_scale"], r["split"]) == ("0.1", "1.0", "train")
         and r["T1"] in ("1.0", "2.0")
     ]

@@ -654,8 +654,8 @@ def test_seeds_give_a_chance_level_and_their_spread(
     assert study(recipe, "--seeds", "2") == 0
     assert " sd" in capsys.readouterr().out.splitlines()[1]
     chance = table(tmp_path / "run" / "eta_chance.csv")
-    assert len(chance) == 2 * 2 * 6  # temperatures, splits, targets
-    assert {row["seed"] for row in chance} == {"0|1"}
+    assert len(chance) == 2 * 2 * 2 * 6  # orders of the two seeds, temperatures, splits, targets
+    assert {row["seed"] for row in chance} == {"0|1", "1|0"}
     assert all(row["T1"] == row["T2"] for row in chance)
     one, other = (record(tmp_path / "run", f"teacher-a0.1-s{seed}")["metrics"]["nll"] for seed in (0, 1))
     assert one != other

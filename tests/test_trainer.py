@@ -36,7 +36,9 @@ def by_hand(
     if teacher is not None:
         with torch.no_grad():
             targets = teacher.eval()(pixel_values=data.images).logits
-        soft = F.kl_div((logits / temperature).log_softmax(-1), (targets / temperature).softmax(-1), reduction="batchmean")
+        soft = F.kl_div(
+            (logits / temperature).log_softmax(-1), (targets / temperature).softmax(-1), reduction="batchmean"
+        )
         loss = (1 - weight) * loss + weight * temperature**2 * soft
     names, parameters = zip(*student.named_parameters())
     return dict(zip(names, torch.autograd.grad(loss, parameters)))
@@ -60,7 +62,9 @@ def test_one_step_is_the_gradient_taken_by_hand(
         torch.testing.assert_close(step, gradient, rtol=2e-4, atol=2e-6)
 
 
-def one_epoch(which, teacher: bool, smoothing: float, accumulation: int, arguments: Make, **kwargs: Any) -> dict[str, torch.Tensor]:
+def one_epoch(
+    which, teacher: bool, smoothing: float, accumulation: int, arguments: Make, **kwargs: Any
+) -> dict[str, torch.Tensor]:
     """Weights after two optimizer steps, of 28 examples and of a short window of 12, cut into micro-batches."""
     student = freeze_norms(tiny(which, 1))
     args = arguments(
@@ -81,7 +85,9 @@ def one_epoch(which, teacher: bool, smoothing: float, accumulation: int, argumen
 @pytest.mark.parametrize("which", [VIT, CONVNEXT], ids=["vit", "convnext"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("teacher", [False, True], ids=["alone", "distilled"])
-def test_trap_01_and_03_the_step_does_not_depend_on_accumulation(which, smoothing: float, teacher: bool, arguments: Make) -> None:
+def test_trap_01_and_03_the_step_does_not_depend_on_accumulation(
+    which, smoothing: float, teacher: bool, arguments: Make
+) -> None:
     whole = one_epoch(which, teacher, smoothing, 1, arguments)
     for accumulation in (4, 7):
         cut = one_epoch(which, teacher, smoothing, accumulation, arguments)
@@ -107,7 +113,9 @@ def test_trap_07_the_teacher_stays_in_eval_mode_and_as_it_was(arguments: Make) -
             teacher.train()
 
     args = arguments(num_train_epochs=2, weight_decay=0.1)
-    trainer = DistillationTrainer(tiny(RESNET, 1), args, train_dataset=Examples(32), teacher_model=teacher, callbacks=[Meddler()])
+    trainer = DistillationTrainer(
+        tiny(RESNET, 1), args, train_dataset=Examples(32), teacher_model=teacher, callbacks=[Meddler()]
+    )
     trainer.train()
     assert not teacher.training
     assert_same_weights(weights(teacher), before)
@@ -180,7 +188,9 @@ def test_trap_25_the_teacher_is_compiled_on_its_own(arguments: Make) -> None:
     assert trainer.teacher is not None
     assert isinstance(trainer.teacher.members[0].forward, torch._dynamo.eval_frame.OptimizedModule)
     compiled.append(trainer.train())
-    plain = DistillationTrainer(tiny(seed=1), arguments(max_steps=2), train_dataset=Examples(16), teacher_model=tiny(seed=2)).train()
+    plain = DistillationTrainer(
+        tiny(seed=1), arguments(max_steps=2), train_dataset=Examples(16), teacher_model=tiny(seed=2)
+    ).train()
     assert compiled[0].training_loss == pytest.approx(plain.training_loss, rel=2e-3)
 
 
@@ -203,8 +213,12 @@ class Bare(nn.Module):
         return self.head(self.body(x.flatten(1)).relu())
 
 
-@pytest.mark.parametrize("make", [Bare, lambda: timm.create_model("test_byobnet", num_classes=5)], ids=["module", "timm"])
-def test_trap_33_bare_modules_are_smoothed_distilled_and_evaluated(make: Callable[[], nn.Module], arguments: Make) -> None:
+@pytest.mark.parametrize(
+    "make", [Bare, lambda: timm.create_model("test_byobnet", num_classes=5)], ids=["module", "timm"]
+)
+def test_trap_33_bare_modules_are_smoothed_distilled_and_evaluated(
+    make: Callable[[], nn.Module], arguments: Make
+) -> None:
     torch.manual_seed(0)
     teacher, student = make(), make()
     args = arguments(label_smoothing_factor=0.1, num_train_epochs=8, kd_weight=0.5)
@@ -225,7 +239,9 @@ def test_trap_33_bare_modules_are_smoothed_distilled_and_evaluated(make: Callabl
     logits = student.eval()(Examples(11, seed=1).images)
     labels = Examples(11, seed=1).labels
     assert metrics[1]["eval_nll"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
-    assert metrics[1]["eval_loss"] == pytest.approx(F.cross_entropy(logits, labels, label_smoothing=0.1).item(), rel=1e-2)
+    assert metrics[1]["eval_loss"] == pytest.approx(
+        F.cross_entropy(logits, labels, label_smoothing=0.1).item(), rel=1e-2
+    )
 
 
 def losses_of(trainer: Trainer) -> list[float]:
@@ -242,7 +258,10 @@ def test_without_a_teacher_the_loss_curve_is_the_stock_trainers(smoothing: float
     curves = []
     for kind in (Trainer, DistillationTrainer):
         trainer = kind(tiny(seed=1, drop_rate=0.2), plain, train_dataset=Examples(33), eval_dataset=Examples(9, 1))
-        trainer._signature_columns = ["pixel_values", "labels"]  # the stock trainer hands every other column to the model
+        trainer._signature_columns = [
+            "pixel_values",
+            "labels",
+        ]  # the stock trainer hands every other column to the model
         curves.append((losses_of(trainer), trainer.evaluate()["eval_loss"]))
     assert curves[0][0] == pytest.approx(curves[1][0], rel=1e-6)
     assert curves[0][1] == pytest.approx(curves[1][1], rel=1e-6)
@@ -276,7 +295,9 @@ def test_a_callback_can_change_the_temperature(arguments: Make) -> None:
     logged = []
     for callbacks in ([], [Cooling()]):
         args = arguments(kd_temperature=1.0, max_steps=1)
-        trainer = DistillationTrainer(tiny(seed=1), args, train_dataset=Examples(8), teacher_model=tiny(seed=2), callbacks=callbacks)
+        trainer = DistillationTrainer(
+            tiny(seed=1), args, train_dataset=Examples(8), teacher_model=tiny(seed=2), callbacks=callbacks
+        )
         trainer.train()
         logged.append(trainer.state.log_history[0]["target_entropy"])
     assert logged[1] > logged[0]
@@ -294,7 +315,9 @@ def test_evaluation_with_a_teacher_is_the_hard_loss_and_runs_no_teacher(argument
 
 def test_nll_of_a_ragged_evaluation_weighs_each_example_once(arguments: Make) -> None:
     student, data = tiny(seed=1), Examples(21)
-    trainer = DistillationTrainer(student, arguments(per_device_eval_batch_size=8, label_smoothing_factor=0.1), eval_dataset=data)
+    trainer = DistillationTrainer(
+        student, arguments(per_device_eval_batch_size=8, label_smoothing_factor=0.1), eval_dataset=data
+    )
     nll = trainer.evaluate()["eval_nll"]
     assert nll == pytest.approx(F.cross_entropy(student(pixel_values=data.images).logits, data.labels).item(), rel=1e-5)
 
@@ -340,14 +363,18 @@ def test_a_custom_loss_function_is_used_alone_and_refuses_a_teacher(arguments: M
         DistillationTrainer(tiny(), arguments(), compute_loss_func=constant, teacher_model=tiny(seed=2))
 
 
-def test_a_module_near_chance_is_warned_of_and_a_good_one_is_not(arguments: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_module_near_chance_is_warned_of_and_a_good_one_is_not(
+    arguments: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     data = Examples(60)
     good = tiny(RESNET, seed=2)
     DistillationTrainer(good, arguments(num_train_epochs=12), train_dataset=data).train()
     for teacher, warned in ((good, False), (NeverRight(), True)):
         caplog.clear()
         with caplog.at_level(logging.INFO, logger="hf_lskd"):
-            DistillationTrainer(tiny(RESNET, 1), arguments(max_steps=1), train_dataset=data, teacher_model=teacher).train()
+            DistillationTrainer(
+                tiny(RESNET, 1), arguments(max_steps=1), train_dataset=data, teacher_model=teacher
+            ).train()
         assert "Teacher: top-1" in caplog.text
         assert ("near chance" in caplog.text) is warned
 
@@ -369,7 +396,10 @@ class NeverRight(nn.Module):
 
 def test_model_init_and_a_model_name_work_with_a_teacher(arguments: Make) -> None:
     trainer = DistillationTrainer(
-        args=arguments(max_steps=1), train_dataset=Examples(8), model_init=lambda: tiny(seed=1), teacher_model=tiny(seed=2)
+        args=arguments(max_steps=1),
+        train_dataset=Examples(8),
+        model_init=lambda: tiny(seed=1),
+        teacher_model=tiny(seed=2),
     )
     trainer.train()
     assert trainer.state.log_history[0]["soft_loss"] > 0
@@ -378,7 +408,13 @@ def test_model_init_and_a_model_name_work_with_a_teacher(arguments: Make) -> Non
 
 
 def test_bad_arguments_are_refused_before_anything_runs(arguments: Make) -> None:
-    for wrong in ({"kd_temperature": 0}, {"label_smoothing_factor": 1.0}, {"kd_weight": 2}, {"kd_top_k": 0}, {"kd_loss_scale": 0}):
+    for wrong in (
+        {"kd_temperature": 0},
+        {"label_smoothing_factor": 1.0},
+        {"kd_weight": 2},
+        {"kd_top_k": 0},
+        {"kd_loss_scale": 0},
+    ):
         with pytest.raises(InputError):
             arguments(**wrong)
 
@@ -392,7 +428,9 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(arguments: Mak
             path.append(weights(model)["timm_model.head.weight"])
 
     args = arguments(model_ema=0.5, eval_strategy="epoch")
-    trainer = DistillationTrainer(student, args, train_dataset=Examples(24), eval_dataset=Examples(8), callbacks=[Keeper()])
+    trainer = DistillationTrainer(
+        student, args, train_dataset=Examples(24), eval_dataset=Examples(8), callbacks=[Keeper()]
+    )
     trainer.train()
     average = path[0]
     for point in path[1:]:

@@ -70,22 +70,20 @@ def faces_with(file: FontFile, letters: Sequence[str]) -> tuple[list[FontFace], 
     """The faces of `file` that map every letter to a glyph, and one reason for each face that does not."""
     from fontTools.ttLib import TTCollection, TTFont
 
+    collection = file.path.suffix.lower() in (".ttc", ".otc")
     try:
-        if file.path.suffix.lower() in (".ttc", ".otc"):
-            opened = TTCollection(str(file.path), lazy=True).fonts
-        else:
-            opened = [TTFont(str(file.path), lazy=True)]
-        faces, reasons = [], []
-        for index, font in enumerate(opened):
-            name = file.path.stem + (f"#{index}" if index else "")
-            characters = font.getBestCmap() or {}
-            lacking = [letter for letter in letters if ord(letter) not in characters]
-            if lacking:
-                reasons.append(f"{name} lacks {''.join(lacking[:5])}{'…' if len(lacking) > 5 else ''}")
-                continue
-            family = font["name"].getDebugName(16) or font["name"].getDebugName(1) or name
-            faces.append(FontFace(file.path, index, name, str(family)))
-        return faces, reasons
+        with (TTCollection if collection else TTFont)(str(file.path), lazy=True) as opened:
+            faces, reasons = [], []
+            for index, font in enumerate(opened.fonts if collection else [opened]):
+                name = file.path.stem + (f"#{index}" if index else "")
+                characters = font.getBestCmap() or {}
+                lacking = [letter for letter in letters if ord(letter) not in characters]
+                if lacking:
+                    reasons.append(f"{name} lacks {''.join(lacking[:5])}{'…' if len(lacking) > 5 else ''}")
+                    continue
+                family = font["name"].getDebugName(16) or font["name"].getDebugName(1) or name
+                faces.append(FontFace(file.path, index, name, str(family)))
+            return faces, reasons
     # fontTools raises whatever its table readers meet in a damaged file, from struct.error to KeyError.
     except Exception as error:
         return [], [f"{file.path.name} cannot be read ({type(error).__name__}: {error})"]

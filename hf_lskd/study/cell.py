@@ -104,7 +104,7 @@ def trained(bench: Bench, cell: Cell, work: Path, teacher: Path | None, factor: 
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(work))
         refuse_diverged(trainer.model)
     if trainer.accelerator.is_main_process:
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(work.parent / MODEL)
+        bench.task.save(trainer.accelerator.unwrap_model(trainer.model), bench.task.spec(cell), work.parent / MODEL)
     trainer.accelerator.wait_for_everyone()
     return trainer
 
@@ -226,6 +226,7 @@ def fail_cell(recipe: Recipe, cell: Cell, folder: Path, error: BaseException) ->
         "error": {
             "type": type(error).__name__,
             "message": str(error),
+            "input": isinstance(error, InputError),
             "traceback": "".join(traceback.format_exception(error)),
         },
         "metrics": {},

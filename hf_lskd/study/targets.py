@@ -46,8 +46,12 @@ def targets_of(bench: Bench, cell: Cell, teacher: Path | None) -> dict[str, floa
 
 
 def loss_scale(cell: Cell, gradient: float | None) -> float:
-    """`kd_loss_scale` as a number: `equalised` is 1/g(T) of the student's targets."""
+    """`kd_loss_scale` as a number: `equalised` is 1 over the size of the first gradient on the student's logits.
+
+    That is g(T) where T divides the student's logits; where it does not, T²·KL has a gradient T times as large.
+    """
     if cell.kd_loss_scale == "equalised":
         assert gradient is not None  # only students have this axis
-        return equalised_loss_scale(gradient)
+        assert cell.temperature is not None
+        return equalised_loss_scale(gradient if cell.scale_student else gradient * cell.temperature)
     return 1.0 if cell.kd_loss_scale is None else float(cell.kd_loss_scale)

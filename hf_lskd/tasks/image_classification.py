@@ -206,6 +206,12 @@ class ImageClassification:
             "nll": float(predictions["nll"].double().mean()),
         }
 
+    def save(self, model: Any, spec: ModelSpec, folder: Path) -> None:
+        """The model with what prepares its images: timm's wrapper keeps that in its configuration, others in a processor."""
+        model.save_pretrained(folder)
+        if not hasattr(model, "timm_model"):
+            models.image_processor(self.data_config(spec)).save_pretrained(folder)
+
     def reader(self, cell: Cell, folder: Path, dataset: Any = None) -> DistillationTrainer:
         """A trainer around the finished model in `folder`, for reading only."""
         args = self.arguments(cell, folder, **READING)
