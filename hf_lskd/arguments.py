@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from hf_lskd import losses
+from hf_lskd.errors import InputError, nearest
+
+TEACHER_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -59,3 +62,10 @@ def check_distillation(args: TrainingArguments) -> None:
     losses.check_kd_weight(getattr(args, "kd_weight", 1.0))
     losses.check_top_k(getattr(args, "kd_top_k", None))
     losses.check_loss_scale(getattr(args, "kd_loss_scale", 1.0))
+    dtype, decay = getattr(args, "teacher_dtype", None), getattr(args, "model_ema", None)
+    if dtype not in (None, *TEACHER_DTYPES):
+        raise InputError(f"teacher_dtype = {dtype!r}", ", ".join(TEACHER_DTYPES), nearest(str(dtype), TEACHER_DTYPES))
+    if decay is not None and not 0 < decay < 1:
+        raise InputError(
+            f"model_ema = {decay}", "a decay between 0 and 1, or none", "0.999 is usual for long training."
+        )

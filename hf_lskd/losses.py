@@ -23,17 +23,22 @@ IGNORE_INDEX = -100
 
 
 class LossTerms(NamedTuple):
-    """`total = (1 − kd_weight)·hard + kd_weight·soft`, and three readings of the batch that cost no further pass.
-
-    `soft`, `target_entropy` and `agreement` are None without a teacher. `target_entropy` (nats) and `agreement` are, like
-    the losses, sums over items divided by `num_items`.
-    """
+    """`total = (1 − kd_weight)·hard + kd_weight·soft`. `soft` is None without a teacher."""
 
     total: Tensor
     hard: Tensor
     soft: Tensor | None = None
-    target_entropy: Tensor | None = None
-    agreement: Tensor | None = None
+
+
+class Readings(NamedTuple):
+    """What a batch says of its targets at no further pass: sums over items divided by `num_items`, as the losses are.
+
+    `target_entropy`: mean entropy of the tempered targets, nats. `agreement`: share of items whose top class is the
+    teacher's.
+    """
+
+    target_entropy: Tensor
+    agreement: Tensor
 
 
 def label_smoothed_cross_entropy(
@@ -98,20 +103,51 @@ def distillation_loss(
     top_k: int | None = None,
     loss_scale: float = 1.0,
 ) -> LossTerms:
-    """(1 − kd_weight)·hard + kd_weight·soft over one batch, with both terms and two readings beside the total.
+    """(1 − kd_weight)·hard + kd_weight·soft over one batch, with both terms beside the total.
 
     `hard` is `label_smoothed_cross_entropy(student, labels, smoothing)`, `soft` is `distillation_kl(student, teacher, T)`.
     At `kd_weight` 1 the total is the soft term alone (the paper), at 0 the hard term alone; with `teacher_logits=None`
     the total is the hard term. A term of weight 0 is measured but carries no gradient.
     Raises InputError as its two parts do, and for `kd_weight` outside [0, 1].
     """
+    terms, _ = distillation_terms(
+        student_logits,
+        teacher_logits,
+        labels,
+        temperature=temperature,
+        kd_weight=kd_weight,
+        smoothing=smoothing,
+        num_items=num_items,
+        ignore_index=ignore_index,
+        scale_student=scale_student,
+        top_k=top_k,
+        loss_scale=loss_scale,
+    )
+    return terms
+
+
+def distillation_terms(
+    student_logits: Tensor,
+    teacher_logits: Tensor | None,
+    labels: Tensor,
+    *,
+    temperature: float,
+    kd_weight: float,
+    smoothing: float,
+    num_items: Tensor | float | None,
+    ignore_index: int = IGNORE_INDEX,
+    scale_student: bool,
+    top_k: int | None,
+    loss_scale: float,
+) -> tuple[LossTerms, Readings | None]:
+    """`distillation_loss`, and what else the same pass tells of the batch (None without a teacher)."""
     check_smoothing(smoothing)
     check_kd_weight(kd_weight)
     if teacher_logits is None:
         hard = label_smoothed_cross_entropy(
             student_logits, labels, smoothing, num_items=num_items, ignore_index=ignore_index
         )
-        return LossTerms(hard, hard)
+        return LossTerms(hard, hard), None
     check_temperature(temperature)
     check_loss_scale(loss_scale)
     check_same_shape(student_logits, teacher_logits)
@@ -125,7 +161,7 @@ def distillation_loss(
     with torch.no_grad():
         target_entropy = rows.mean(entropy, num_items)
         agreement = rows.mean((student.argmax(-1) == teacher.argmax(-1)).to(entropy.dtype), num_items)
-    return LossTerms(weighted(hard, soft, kd_weight), hard, soft, target_entropy, agreement)
+    return LossTerms(weighted(hard, soft, kd_weight), hard, soft), Readings(target_entropy, agreement)
 
 
 def weighted(hard: Tensor, soft: Tensor, kd_weight: float) -> Tensor:
@@ -271,7 +307,7 @@ def check_loss_scale(loss_scale: float) -> None:
 
 
 def check_top_k(top_k: int | None) -> None:
-    if top_k is not None and top_k < 1:
+    if top_k is not None and (top_k < 1 or top_k != int(top_k)):
         raise InputError(f"kd_top_k = {top_k}", "a whole number from 1, or none", "Tan et al. 2019 use 8.")
 
 

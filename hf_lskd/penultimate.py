@@ -1,5 +1,6 @@
 """What a trainer's model says before its last layer: one pass in eval mode, over any number of processes."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from hf_lskd.errors import InputError
 from hf_lskd.teacher import IMAGES, logits_of
 
 EXAMPLE_ID = "example_id"
+_BY_NAME: dict[type, bool] = {}  # asked at each step, and a signature does not change
 
 
 class PenultimateBatch(NamedTuple):
@@ -28,9 +30,21 @@ def pop_targets(inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     return inputs.pop("labels"), inputs.pop(EXAMPLE_ID, None)
 
 
-def forward(model: nn.Module, inputs: Mapping[str, Any], bare: bool) -> Any:
-    """The model on a batch without labels, so that it computes no loss of its own; a `bare` one takes images by position."""
-    return model(inputs[IMAGES]) if bare and IMAGES in inputs else model(**inputs)
+def takes_images_by_name(model: nn.Module) -> bool:
+    """Whether `model` takes `pixel_values` by keyword, as transformers' models do; a bare module takes images by position."""
+    known = _BY_NAME.get(type(model))
+    if known is None:
+        parameters = inspect.signature(model.forward).parameters
+        known = IMAGES in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        _BY_NAME[type(model)] = known
+    return known
+
+
+def forward(model: nn.Module, inputs: Mapping[str, Any], by_name: bool) -> Any:
+    """The (wrapped) model on a batch without labels, so that it computes no loss of its own."""
+    if by_name or IMAGES not in inputs:
+        return model(**inputs)
+    return model(inputs[IMAGES], **{key: value for key, value in inputs.items() if key != IMAGES})
 
 
 @torch.no_grad()
@@ -40,8 +54,9 @@ def penultimate_batches(trainer: Any, dataset: Any = None) -> Iterator[Penultima
     In eval mode, each example once: the rows that pad the last batch to equal size on every process are dropped.
     Raises InputError when no single layer says the logits.
     """
+    refuse_sharded(trainer, "the penultimate pass")
     model = trainer.accelerator.unwrap_model(trainer.model)
-    bare = not hasattr(model, "config")
+    by_name = takes_images_by_name(model)
     training = [module for module in model.modules() if module.training]  # some may be frozen in eval mode
     model.eval()
     try:
@@ -49,7 +64,7 @@ def penultimate_batches(trainer: Any, dataset: Any = None) -> Iterator[Penultima
             for batch in trainer.get_eval_dataloader(dataset):
                 inputs = dict(trainer._prepare_inputs(batch))
                 labels, ids = pop_targets(inputs)
-                logits = logits_of(forward(model, inputs, bare))
+                logits = logits_of(forward(model, inputs, by_name))
                 mine = slice(real_rows(trainer.accelerator, labels.shape[0]))
                 yield PenultimateBatch(
                     embeddings_behind(logits)[mine], logits[mine], labels[mine], None if ids is None else ids[mine]
@@ -57,6 +72,16 @@ def penultimate_batches(trainer: Any, dataset: Any = None) -> Iterator[Penultima
     finally:
         for module in training:
             module.training = True
+
+
+def refuse_sharded(trainer: Any, what: str) -> None:
+    """Raise InputError under FSDP and DeepSpeed, where no process holds the whole model."""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise InputError(
+            f"{what} of a sharded model (FSDP or DeepSpeed)",
+            "one process, or several with the whole model each (DDP)",
+            "Save the model, then read it in one process.",
+        )
 
 
 def real_rows(accelerator: Any, rows: int) -> int:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_lskd import losses, models
 from hf_lskd.arguments import check_distillation
@@ -21,13 +22,15 @@ from hf_lskd.penultimate import (
     forward,
     penultimate_batches,
     pop_targets,
+    refuse_sharded,
+    takes_images_by_name,
 )
-from hf_lskd.teacher import IMAGES, Teacher, logits_of, prepare_teacher
+from hf_lskd.stock import EpochCallback, SmoothingHidden, as_stock_outputs
+from hf_lskd.teacher import IMAGES, Teacher, check_classes, check_separate, logits_of, prepare_teacher
+from hf_lskd.teacher_accuracy import report_teacher
 
 if TYPE_CHECKING:
     from hf_lskd.analysis.statistics import ClassStatistics
-
-if TYPE_CHECKING:
 
     class Stock(Trainer):  # what the mixin may rely on; at run time the subclass brings its own stock trainer
         args: Any
@@ -72,9 +75,11 @@ class DistillationMixin(Stock):
             check_distillation(args)
         student = models.load_image_classifier(model) if isinstance(model, str) else model
         student = None if student is None else models.as_transformers(student)
-        with smoothing_hidden(args, student):
-            super().__init__(student, args, *rest, **kwargs)
         self.teacher: Teacher | None = None
+        with SmoothingHidden(args, student):
+            super().__init__(student, args, *rest, **kwargs)
+        if student is None and hasattr(self.model, "config") and self.args.label_smoothing_factor:
+            self.label_smoother = LabelSmoother(epsilon=self.args.label_smoothing_factor)
         self._logged = torch.zeros(len(LOGGED), device=self.args.device)
         self._logged_steps = 0
         self._eval_rows: list[Tensor] | None = None
@@ -84,21 +89,21 @@ class DistillationMixin(Stock):
         self._ema = EmaCallback(self) if getattr(self.args, "model_ema", None) is not None else None
         if self._ema is not None:
             self.add_callback(self._ema)
-        self._place_student()
-        if (
-            not self.label_names
-        ):  # a model whose forward takes no labels: the stock trainer would drop them from the data
+        self.model = self.model_wrapped = self._placed(self.model)
+        if not self.label_names:  # a model whose forward takes no labels: the stock trainer would drop them
             self.label_names = ["labels"]
         if teacher_model is not None:
             self._take_teacher(teacher_model)
 
     # ---- Student and teacher
 
-    def _place_student(self) -> None:
+    def _placed(self, student: nn.Module) -> nn.Module:
+        """The student with the batch norms and the memory format that the arguments ask for."""
         if getattr(self.args, "sync_batch_norm", False) and self.args.world_size > 1:
-            self.model = self.model_wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
         if getattr(self.args, "channels_last", False):
-            self.model.to(memory_format=torch.channels_last)
+            student.to(memory_format=torch.channels_last)
+        return student
 
     def _take_teacher(self, source: Any) -> None:
         if self.compute_loss_func is not None:
@@ -126,53 +131,29 @@ class DistillationMixin(Stock):
         return None
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
-        return models.as_transformers(super().call_model_init(trial))
+        student = models.as_transformers(super().call_model_init(trial))
+        for member in self.teacher.members if self.teacher is not None else ():
+            check_separate(member.model, student)
+            check_classes(member.model, student)
+        return self._placed(student)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         check_distillation(self.args)
         self._logged.zero_()
         self._logged_steps = 0
+        if self._ema is not None:
+            refuse_sharded(self, "model_ema")
         if self.teacher is not None:
-            self._report_teacher()
+            report_teacher(self)
         return super().train(*args, **kwargs)
-
-    def _report_teacher(self, most: int = 2048) -> None:
-        """Log the teacher's accuracy on the first examples of the evaluation (else training) set; warn when it is near chance."""
-        dataset = self.eval_dataset if isinstance(self.eval_dataset, Dataset) else None
-        if self.teacher is None or (dataset is None and not hasattr(self.train_dataset, "__getitem__")):
-            return
-        right = seen = torch.zeros((), device=self.args.device)
-        classes = 2
-        with torch.random.fork_rng():
-            for batch in self.get_eval_dataloader(dataset if dataset is not None else self.train_dataset):
-                inputs = dict(self._prepare_inputs(batch))
-                labels, _ = pop_targets(inputs)
-                if not self._owns(labels) or labels.is_floating_point():
-                    return
-                logits = self.teacher.logits(inputs)
-                items = labels.ne(losses.IGNORE_INDEX)
-                right = right + (logits.argmax(-1).eq(labels) & items).sum()
-                seen, classes = seen + items.sum(), logits.shape[-1]
-                if int(seen) >= most:
-                    break
-        accuracy = float(right / seen.clamp(min=1))
-        logger.info("Teacher: top-1 %.1f %% on %d examples.", 100 * accuracy, int(seen))
-        if accuracy < 2 / classes and classes > 2:
-            logger.warning(
-                "The teacher is right on %.1f %% of %d examples, near chance (%.1f %%). Is its head trained, and is its class "
-                "order the data's?",
-                100 * accuracy,
-                int(seen),
-                100 / classes,
-            )
 
     # ---- Which loss applies
 
-    def _owns(self, labels: Any) -> bool:
+    def owns(self, labels: Any) -> bool:
         """Whether our loss applies to a batch with these labels, as far as can be told before the forward pass."""
         if not isinstance(labels, Tensor) or self.compute_loss_func is not None or self._loss_shifts_labels:
             return False
-        config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
+        config = getattr(self.model, "config", None)
         problem = getattr(config, "problem_type", None)
         if problem not in (None, "single_label_classification") or getattr(config, "num_labels", 2) == 1:
             return False
@@ -189,13 +170,17 @@ class DistillationMixin(Stock):
             self._float_labels_are_probabilities = bool(
                 (labels >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
             )
+            logger.warning(
+                "Labels are floating point: taken for %s, from the first batch. Set config.problem_type to say which.",
+                "probabilities" if self._float_labels_are_probabilities else "the model's own kind of targets",
+            )
         return self._float_labels_are_probabilities
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
         if (
             not batch_samples
             or not isinstance(batch_samples[0], Mapping)
-            or not self._owns(batch_samples[0].get("labels"))
+            or not self.owns(batch_samples[0].get("labels"))
         ):
             return super()._get_num_items_in_batch(batch_samples, device)
         items = torch.stack([losses.count_items(batch["labels"]) for batch in batch_samples]).sum().to(device)
@@ -208,11 +193,11 @@ class DistillationMixin(Stock):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if not self._owns(inputs.get("labels")):
+        if not self.owns(inputs.get("labels")):
             return self._stock_loss(model, inputs, return_outputs, num_items_in_batch)
         model_inputs = dict(inputs)
         labels, _ = pop_targets(model_inputs)
-        outputs = forward(model, model_inputs, bare=not hasattr(self.accelerator.unwrap_model(self.model), "config"))
+        outputs = forward(model, model_inputs, takes_images_by_name(self.model))
         logits = logits_of(outputs)
         if logits.shape[:-1] != labels.shape[: logits.dim() - 1] or (
             labels.is_floating_point() and labels.shape != logits.shape
@@ -222,22 +207,22 @@ class DistillationMixin(Stock):
         if evaluating:
             self._note_rows(logits, labels)
             num_items_in_batch = None  # the evaluation loop weighs batches itself
-        terms = self._terms(logits, model_inputs, labels, num_items_in_batch, with_teacher=not evaluating)
+        terms, readings = self._terms(logits, model_inputs, labels, num_items_in_batch, with_teacher=not evaluating)
         self.loss_is_scaled_for_ga = True if num_items_in_batch is not None else None
         loss = terms.total
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes
         if not evaluating and model.training:
-            self._note_terms(terms, num_items_in_batch)
+            self._note_terms(terms, readings, num_items_in_batch)
         return (loss, as_stock_outputs(outputs)) if return_outputs else loss
 
     def _terms(
         self, logits: Tensor, inputs: Mapping[str, Any], labels: Tensor, items: Any, with_teacher: bool
-    ) -> losses.LossTerms:
+    ) -> tuple[losses.LossTerms, losses.Readings | None]:
         args = self.args
         temperature = getattr(args, "kd_temperature", 1.0)
         teacher_logits = self.teacher.logits(inputs, temperature) if self.teacher is not None and with_teacher else None
-        return losses.distillation_loss(
+        return losses.distillation_terms(
             logits,
             teacher_logits,
             labels,
@@ -273,10 +258,10 @@ class DistillationMixin(Stock):
 
     # ---- Logging, without a further pass or a synchronisation a step
 
-    def _note_terms(self, terms: losses.LossTerms, items: Any) -> None:
-        values = [terms.hard, terms.soft, terms.target_entropy, terms.agreement]
-        row = torch.stack([(torch.zeros_like(terms.hard) if v is None else v).detach().float() for v in values])
-        self._logged += row if items is not None else row / self.args.gradient_accumulation_steps
+    def _note_terms(self, terms: losses.LossTerms, readings: losses.Readings | None, items: Any) -> None:
+        values = [terms.hard] if terms.soft is None or readings is None else [terms.hard, terms.soft, *readings]
+        row = torch.stack([value.detach().float() for value in values])
+        self._logged[: len(values)] += row if items is not None else row / self.args.gradient_accumulation_steps
         self._logged_steps += bool(self.accelerator.gradient_state.sync_gradients)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -290,6 +275,18 @@ class DistillationMixin(Stock):
         super().log(logs, *args, **kwargs)
 
     # ---- Evaluation
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        if not isinstance(inputs, Mapping) or inputs.get("labels") is not None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        unlabelled = {key: value for key, value in inputs.items() if key not in (EXAMPLE_ID, "labels")}
+        if takes_images_by_name(self.model):
+            return super().prediction_step(model, unlabelled, prediction_loss_only, ignore_keys)
+        with torch.no_grad():
+            logits = logits_of(forward(model, self._prepare_inputs(unlabelled), by_name=False))
+        return None, None if prediction_loss_only else logits, None
 
     def evaluation_loop(
         self,
@@ -343,7 +340,7 @@ class DistillationMixin(Stock):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        wanted = [EXAMPLE_ID] if hasattr(self.model, "config") else [EXAMPLE_ID, IMAGES, "labels"]
+        wanted = [EXAMPLE_ID] if takes_images_by_name(self.model) else [EXAMPLE_ID, IMAGES, "labels"]
         self._signature_columns += [name for name in wanted if name not in self._signature_columns]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
@@ -394,40 +391,3 @@ class DistillationTrainer(DistillationMixin, Trainer):
     a `compute_loss_func`) the stock loss does, and a teacher is an InputError.
     Paper: Chandrasegaran et al., ICML 2022. See `DistillationMixin` for what differs from the stock trainer.
     """
-
-
-class EpochCallback(TrainerCallback):
-    """Tells the data set's own sampler which epoch begins, also where accelerate's wrappers do not pass it on."""
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer._epoch_sampler is not None:
-            self.trainer._epoch_sampler.set_epoch(int((state.epoch or 0) + 1e-6))
-
-
-class smoothing_hidden:  # noqa: N801
-    """While the stock constructor runs on a model without `config`, α is 0: it reads `model.config` to set up its own smoother.
-
-    Our loss applies the smoothing for such models, so the stock smoother stays None. (transformers 5.23; drop this when its
-    constructor accepts plain modules.)
-    """
-
-    def __init__(self, args: TrainingArguments | None, model: nn.Module | None) -> None:
-        self.args = args if model is not None and not hasattr(model, "config") else None
-
-    def __enter__(self) -> None:
-        if self.args is not None:
-            self.smoothing, self.args.label_smoothing_factor = self.args.label_smoothing_factor, 0.0
-
-    def __exit__(self, *_: object) -> None:
-        if self.args is not None:
-            self.args.label_smoothing_factor = self.smoothing
-
-
-def as_stock_outputs(outputs: Any) -> Any:
-    """Outputs as the stock evaluation reads them: a mapping, or a tuple whose first entry it drops as the loss."""
-    if isinstance(outputs, Tensor):
-        return {"logits": outputs}
-    return outputs if isinstance(outputs, Mapping) else (None, *outputs)

@@ -32,9 +32,9 @@ MUTANTS = [
            "        return (loss, as_stock_outputs(outputs)) if return_outputs else loss",
            "test_trap_01"),
     Mutant("3", "distillation ignores the items of the whole batch", "trainer.py",
-           "terms = self._terms(logits, model_inputs, labels, num_items_in_batch,",
+           "terms, readings = self._terms(logits, model_inputs, labels, num_items_in_batch,",
            "num_items_in_batch = None if self.teacher is not None else num_items_in_batch\n"
-           "        terms = self._terms(logits, model_inputs, labels, num_items_in_batch,",
+           "        terms, readings = self._terms(logits, model_inputs, labels, num_items_in_batch,",
            "test_trap_01"),
     Mutant("4", "KL divided by the number of classes as well", "losses.py",
            "return -(p * finite(log_q)).sum(-1), entropy", "return -(p * finite(log_q)).mean(-1), entropy", "test_trap_04"),
@@ -58,8 +58,8 @@ MUTANTS = [
     Mutant("13", "classes are compared by number only", "teacher.py",
            "if their_names and our_names and their_names != our_names:", "if False:", "test_trap_13"),
     Mutant("14", "example ids are dropped with the unused columns", "trainer.py",
-           "wanted = [EXAMPLE_ID] if hasattr(self.model, \"config\") else [EXAMPLE_ID, IMAGES, \"labels\"]",
-           "wanted = [] if hasattr(self.model, \"config\") else [IMAGES, \"labels\"]", "test_trap_14"),
+           "wanted = [EXAMPLE_ID] if takes_images_by_name(self.model) else [EXAMPLE_ID, IMAGES, \"labels\"]",
+           "wanted = [] if takes_images_by_name(self.model) else [IMAGES, \"labels\"]", "test_trap_14"),
     Mutant("15", "softmax in half precision", "losses.py",
            "return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()", "return logits", "test_trap_15"),
     Mutant("16", "an argument called temperature", "arguments.py", "kd_temperature: float = field(",
@@ -80,15 +80,15 @@ MUTANTS = [
     Mutant("30", "a mean over micro-batches", "trainer.py",
            "self.loss_is_scaled_for_ga = True if num_items_in_batch is not None else None",
            "num_items_in_batch = None\n        self.loss_is_scaled_for_ga = None\n"
-           "        terms = self._terms(logits, model_inputs, labels, None, with_teacher=not evaluating)",
+           "        terms, readings = self._terms(logits, model_inputs, labels, None, with_teacher=not evaluating)",
            "test_trap_30"),
     Mutant("31", "the teacher's α smooths the student too", "tasks/image_classification.py",
            '"label_smoothing_factor": cell.student_label_smoothing,', '"label_smoothing_factor": cell.label_smoothing,',
            "test_trap_31"),
     Mutant("32", "the teacher runs in inference mode", "teacher.py", "@torch.no_grad()", "@torch.inference_mode()",
            "test_trap_32 and teacher"),
-    Mutant("33", "the stock smoother is set up for a module without config", "trainer.py",
-           "self.args = args if model is not None and not hasattr(model, \"config\") else None", "self.args = None", "test_trap_33"),
+    Mutant("33", "the stock smoother is set up for a module without config", "stock.py",
+           "self.args = args if not hasattr(model, \"config\") else None", "self.args = None", "test_trap_33"),
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from hf_lskd.losses import (
     count_items,
     distillation_kl,
     distillation_loss,
+    distillation_terms,
     label_smoothed_cross_entropy,
     nll_rows,
 )
@@ -95,14 +96,26 @@ def test_weight_zero_is_the_hard_loss_weight_one_the_soft_loss_and_no_teacher_th
 
 def test_entropy_and_agreement_are_read_from_the_batch() -> None:
     student, teacher, labels = draw(8, 5)
-    terms = distillation_loss(student, teacher, labels, temperature=2.0)
+    terms, readings = distillation_terms(
+        student,
+        teacher,
+        labels,
+        temperature=2.0,
+        kd_weight=1.0,
+        smoothing=0.0,
+        num_items=None,
+        scale_student=True,
+        top_k=None,
+        loss_scale=1.0,
+    )
+    assert readings is not None
     p = (teacher / 2).softmax(-1)
-    torch.testing.assert_close(terms.target_entropy, -(p * p.log()).sum(-1).mean())
-    torch.testing.assert_close(terms.agreement, (student.argmax(-1) == teacher.argmax(-1)).double().mean())
+    torch.testing.assert_close(readings.target_entropy, -(p * p.log()).sum(-1).mean())
+    torch.testing.assert_close(readings.agreement, (student.argmax(-1) == teacher.argmax(-1)).double().mean())
     # KL = cross-entropy - entropy, which trap 4's wrong divisors break
     cross = -(p * (student / 2).log_softmax(-1)).sum(-1).mean()
     assert terms.soft is not None
-    torch.testing.assert_close(terms.soft, 4 * (cross - terms.target_entropy))
+    torch.testing.assert_close(terms.soft, 4 * (cross - readings.target_entropy))
 
 
 def test_loss_scale_is_a_factor_on_the_soft_term_alone() -> None:

@@ -451,3 +451,75 @@ def test_channels_last_trains_the_same_weights(arguments: Make) -> None:
         assert convolution.is_contiguous(memory_format=torch.channels_last) is channels_last
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_prediction_without_labels_hands_over_neither_ids_nor_keywords(arguments: Make) -> None:
+    rows = [{key: value for key, value in row.items() if key != "labels"} for row in Examples(6)]
+    for model in (tiny(seed=1), Bare()):
+        found = DistillationTrainer(model, arguments()).predict(rows)
+        expected = model.eval()(Examples(6).images)
+        torch.testing.assert_close(torch.tensor(found.predictions), getattr(expected, "logits", expected))
+
+
+def test_a_model_init_keeps_the_memory_format_and_may_be_bare_and_smoothed(arguments: Make) -> None:
+    args = arguments(channels_last=True, max_steps=1, label_smoothing_factor=0.1)
+    trainer = DistillationTrainer(args=args, train_dataset=Examples(8), model_init=lambda: tiny(RESNET, 1))
+    trainer.train()
+    weight = trainer.model.timm_model.layer2[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    bare = DistillationTrainer(
+        args=arguments(max_steps=1, label_smoothing_factor=0.1), train_dataset=Examples(8), model_init=Bare
+    )
+    bare.train()
+    assert bare.state.log_history[0]["hard_loss"] > 0
+    teacher = tiny(seed=2)
+    with pytest.raises(InputError, match="share parameters"):
+        DistillationTrainer(
+            args=arguments(), train_dataset=Examples(8), model_init=lambda: teacher, teacher_model=teacher
+        )
+
+
+def test_the_teacher_is_measured_on_the_evaluation_set_and_a_stream_is_left_alone(
+    arguments: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    from datasets import Dataset as Table
+    from torch.utils.data import IterableDataset
+
+    data = Examples(40)
+    right = NeverRight()
+    right.head.weight.data = right.head.weight.data.roll(-1, 0)  # now always right
+    table = Table.from_dict({"pixel_values": data.images.tolist(), "labels": data.labels.tolist()}).with_format("torch")
+
+    class Stream(IterableDataset):
+        read = 0
+
+        def __iter__(self) -> Any:
+            for row in Examples(16, seed=3):
+                Stream.read += 1
+                yield row
+
+    for evaluation in (table, {"first": data}):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="hf_lskd"):
+            args = arguments(max_steps=2, train_sampling_strategy="random")
+            trainer = DistillationTrainer(
+                Bare(), args, train_dataset=Stream(), eval_dataset=evaluation, teacher_model=right
+            )
+            trainer.train()
+        assert "Teacher: top-1 100.0 % on 40 examples" in caplog.text
+    Stream.read = 0
+    DistillationTrainer(Bare(), arguments(max_steps=2), train_dataset=Stream(), teacher_model=right).train()
+    assert Stream.read <= 24  # two batches of eight, and what the loader reads ahead
+
+
+def test_float_labels_without_a_stated_problem_are_told_of(arguments: Make, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        {"pixel_values": row["pixel_values"], "labels": F.one_hot(torch.tensor(row["labels"]), 5).float()}
+        for row in Examples(8)
+    ]
+    student = tiny(seed=1)
+    student.config.problem_type = None
+    with caplog.at_level(logging.WARNING, logger="hf_lskd"):
+        DistillationTrainer(student, arguments(max_steps=1), train_dataset=rows).train()
+    assert "taken for probabilities" in caplog.text
+    assert "problem_type" in caplog.text

@@ -240,7 +240,7 @@ def _unfit(plain: np.ndarray, seen: Mapping[bytes, str]) -> str:
 def _read_cache(path: Path) -> Rendering | None:
     """What was kept at `path`; None when there is nothing or it is damaged (zip checks its contents by CRC)."""
     try:
-        with np.load(path) as kept:
+        with path.open("rb") as file, np.load(file) as kept:
             names, families, skipped = (tuple(str(x) for x in kept[key]) for key in ("names", "families", "skipped"))
             return Rendering(names, families, skipped, kept["pixels"])
     except FileNotFoundError:

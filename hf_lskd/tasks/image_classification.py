@@ -161,10 +161,11 @@ class ImageClassification:
     ) -> DistillationTrainer:
         """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student."""
         spec = self.spec(cell)
-        args = self.arguments(cell, folder, loss_scale)
+        model = self.build(cell)
         trainer = DistillationTrainer(
-            self.build(cell),
-            args,
+            model,
+            self.arguments(cell, folder, loss_scale),
+            processing_class=self.processor(model, spec),
             train_dataset=self.dataset(spec, "train", train=True, seed=cell.seed),
             eval_dataset=self.dataset(spec, "validation", train=False),
             compute_metrics=top_accuracies,
@@ -207,10 +208,15 @@ class ImageClassification:
         }
 
     def save(self, model: Any, spec: ModelSpec, folder: Path) -> None:
-        """The model with what prepares its images: timm's wrapper keeps that in its configuration, others in a processor."""
+        """The model with what prepares its images."""
         model.save_pretrained(folder)
-        if not hasattr(model, "timm_model"):
-            models.image_processor(self.data_config(spec)).save_pretrained(folder)
+        processor = self.processor(model, spec)
+        if processor is not None:
+            processor.save_pretrained(folder)
+
+    def processor(self, model: Any, spec: ModelSpec) -> Any:
+        """What is saved beside a model to prepare its images; None for timm's wrapper, whose configuration says it."""
+        return None if hasattr(model, "timm_model") else models.image_processor(self.data_config(spec))
 
     def reader(self, cell: Cell, folder: Path, dataset: Any = None) -> DistillationTrainer:
         """A trainer around the finished model in `folder`, for reading only."""
