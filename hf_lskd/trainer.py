@@ -119,6 +119,8 @@ class DistillationMixin(Stock):
             dtype=getattr(self.args, "teacher_dtype", None),
             data_statistics=self._data_statistics(),
         )
+        for member in self.teacher.members if getattr(self.args, "channels_last", False) else ():
+            member.model.to(memory_format=torch.channels_last)
         if self.args.torch_compile:
             self.teacher.compile()
 
