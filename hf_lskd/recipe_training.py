@@ -28,6 +28,8 @@ from hf_lskd.recipe_fields import (
 from hf_lskd.recipe_yaml import KeyPath, Problems, describe
 
 # What the study decides for each cell, and where a recipe says it instead.
+DEFAULT_OPTIMIZER = "adamw_torch_fused"  # transformers 5
+
 OWNED: dict[str, str] = {
     "label_smoothing_factor": "Use grid.label_smoothing for the teacher's smoothing, "
     "grid.student_label_smoothing for the student's own.",
@@ -199,7 +201,7 @@ def check_together(problems: Problems, shared: Mapping[str, Any], own: Mapping[s
 def _check_optimizer(problems: Problems, merged: Mapping[str, Any], place: Callable[[str], KeyPath]) -> None:
     """`optim_args` is text such as "momentum=0.9,nesterov=true"; keys that the optimizer does not read are problems."""
     arguments = merged.get("optim_args")
-    optimizer = merged.get("optim", "adamw_torch_fused")
+    optimizer = merged.get("optim", DEFAULT_OPTIMIZER)
     if not arguments:
         return
     pairs = [pair.split("=") for pair in arguments.replace(" ", "").split(",")]

@@ -143,7 +143,11 @@ def test_a_recipe_that_is_not_there_is_named(capsys: Capture, tmp_path: Path) ->
         (["--role", "student", "--teacher", "nowhere"], "no finished teacher"),
     ],
 )
-def test_train_refuses_what_does_not_fit(capsys: Capture, page: Path, words: list[str], message: str) -> None:
+def test_train_refuses_what_does_not_fit(
+    capsys: Capture, page: Path, words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = page.resolve()
+    monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, "train", str(page), *words)
     assert not Path("runs").exists()
 

@@ -16,12 +16,11 @@ from safetensors.torch import load_file
 
 from hf_lskd.analysis.gradient import target_gradient
 from hf_lskd.cli import main
-from hf_lskd.errors import InputError
 from hf_lskd.recipe import recipe_from_dict
 from hf_lskd.record import Cell, file_sha256
 from hf_lskd.study import runner
 from hf_lskd.study.bench import cell_signature, open_bench
-from hf_lskd.study.cell import refuse_diverged
+from hf_lskd.study.cell import DivergedError, refuse_diverged
 from hf_lskd.study.grid import cells
 from hf_lskd.trainer import DistillationTrainer
 from tests.tiny_study import NAMES, bytes_of, changed, dump, fork, run_and_kill, values, write_images
@@ -223,7 +222,7 @@ def test_trap_29_a_cell_run_alone_has_the_weights_it_has_in_a_study(
         mine = weights(tmp_path / "alone", name)
         assert all(torch.equal(weight, mine[key]) for key, weight in weights(done, name).items())
         alone, inside = record(tmp_path / "alone", name), record(done, name)
-        for key in ("signature", "metrics", "target_gradient", "target_entropy", "class_geometry"):
+        for key in ("signature", "metrics", "target_gradient", "target_entropy"):
             assert alone[key] == inside[key], key
 
 
@@ -326,7 +325,7 @@ def test_diverged_weights_fail_a_cell() -> None:
     model = torch.nn.Linear(2, 2)
     refuse_diverged(model)
     model.bias.data[1] = math.inf
-    with pytest.raises(InputError, match=r"diverged: bias.*learning_rate"):
+    with pytest.raises(DivergedError, match=r"diverged: bias.*learning_rate"):
         refuse_diverged(model)
 
 
@@ -344,7 +343,7 @@ def test_collapsed_models_cost_no_cell_and_no_table(
     rows = {row["name"]: row for row in table(tmp_path / "run" / "results.csv")}
     assert rows["student-a0-T1-s0"]["status"] == "complete"
     assert rows["student-a0-T1-s0"]["tightness"] == ""
-    assert record(tmp_path / "run", "student-a0-T1-s0")["class_geometry"] == {"tightness": None, "separation": None}
+    assert rows["student-a0-T1-s0"]["separation"] == ""
     assert "g = 0" in record(tmp_path / "run", "student-a0-T1-xequalised-s0")["error"]["message"]
     assert table(tmp_path / "run" / "eta.csv") == []
     assert (tmp_path / "run" / "report.html").is_file()

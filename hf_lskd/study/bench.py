@@ -78,10 +78,16 @@ def cell_signature(bench: Bench, cell: Cell, teacher: str | None = None) -> str:
         "model": model_identity(spec),
         "switches": recipe["switches"],
         "cell": cell.to_dict(),
+        "processes": world_size(),  # they multiply the batch
     }
     if cell.role == "student":
         parts["teacher"] = teacher or cell_signature(bench, cell.teacher)
     return signature(parts)
+
+
+def world_size() -> int:
+    """How many processes were launched together: torchrun, accelerate and Slurm's wrappers all say it here."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def model_identity(spec: ModelSpec) -> list[Any]:

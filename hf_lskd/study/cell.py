@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from hf_lskd.analysis.separation import class_geometry
-from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe
 from hf_lskd.record import (
@@ -35,7 +34,7 @@ from hf_lskd.record import (
     versions,
     write_json,
 )
-from hf_lskd.study.bench import Bench, cell_signature
+from hf_lskd.study.bench import Bench, cell_signature, world_size
 from hf_lskd.study.targets import loss_scale, targets_of, write_targets
 from hf_lskd.tasks.image_classification import SPLITS
 
@@ -55,7 +54,11 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
     reset_peak_memory()
     source = taught_by(teacher)
     sign = cell_signature(bench, cell, None if source is None else source["signature"])
-    work = unfinished(folder, sign)
+    work = partial_folder(folder)
+    if world_size() == 1 or PartialState().is_main_process:
+        claim_unfinished(work, sign)
+    if world_size() > 1:
+        PartialState().wait_for_everyone()
     targets = targets_of(bench, cell, teacher)
     factor = loss_scale(cell, targets["target_gradient"])
     trainer = trained(bench, cell, work / CHECKPOINTS, teacher, factor)
@@ -109,14 +112,16 @@ def trained(bench: Bench, cell: Cell, work: Path, teacher: Path | None, factor: 
     return trainer
 
 
+class DivergedError(RuntimeError):
+    """The run went wrong, not the input."""
+
+
 def refuse_diverged(model: torch.nn.Module) -> None:
     """Weights that are not finite have no accuracy, no η and nothing to teach."""
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
-            raise InputError(
-                f"training diverged: {name} has values that are not finite",
-                "settings under which the loss stays finite",
-                "Lower learning_rate, or raise warmup_steps.",
+            raise DivergedError(
+                f"training diverged: {name} has values that are not finite. Lower learning_rate, or raise warmup_steps."
             )
 
 
@@ -142,10 +147,7 @@ def measure(bench: Bench, cell: Cell, work: Path, teacher: Path | None) -> dict[
     }
     if teacher is not None:
         metrics["agreement"] = agreement(validation.predictions, load_file(teacher / PREDICTIONS))
-    return {
-        "metrics": metrics,
-        "class_geometry": geometry(bench, train.statistics),
-    }
+    return {"metrics": metrics}
 
 
 def agreement(student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.Tensor]) -> float | None:
@@ -155,28 +157,18 @@ def agreement(student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.T
     return float((student["prediction"] == teacher["prediction"]).double().mean())
 
 
-def geometry(bench: Bench, statistics: ClassStatistics) -> dict[str, float | None]:
-    """Tightness and separation of the training classes; None where they coincide: the model failed to learn, not the cell."""
-    try:
-        return dict(class_geometry(statistics, bench.sets))
-    except InputError:
-        return {"tightness": None, "separation": None}
-
-
 # ---- The folder
 
 
-def unfinished(folder: Path, sign: str) -> Path:
-    """The hidden folder that a cell is made in: kept when an earlier run of the very same cell left it, else new."""
-    work = partial_folder(folder)
+def claim_unfinished(work: Path, sign: str) -> None:
+    """Make the hidden folder that a cell is made in; what an earlier run of the very same cell left there is kept."""
     try:
         if work.is_dir() and read_mark(work) != sign:
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
         (work / MARK).write_text(sign)
     except OSError as error:
-        raise not_writable(folder.parent, error) from error
-    return work
+        raise not_writable(work.parent, error) from error
 
 
 def partial_folder(folder: Path) -> Path:

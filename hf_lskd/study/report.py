@@ -220,6 +220,7 @@ def _gradient_section(scores: Scores, student: str) -> Mapping[str, Any]:
         "student": student,
         "sentences": small_gradient_sentences(scores, mains[0]),
         "controls": [control_sentence(c) for c in twins],
+        "paper": any(setting.kd_loss_scale == 1.0 for setting in mains),
         "table": tables.gradients(scores, student),
     }
 
@@ -257,7 +258,7 @@ def _eta_sentence(found: Sequence[EtaSummary], settings: Sequence[Setting]) -> s
     shares = listed([f"{smoothing(e.alpha)} for {number(e.systematic.value, 0)} % of the targets" for e in at])
     known = [e.chance for e in at if e.chance is not None]
     chance = (
-        f"Two seeds of one cell, between which nothing was changed, give {number(sum(known) / len(known), 0)} %."
+        f"Two seeds of teacher and student, with nothing else changed, give {number(sum(known) / len(known), 0)} %."
         if known
         else "Its chance level is unknown with one seed."
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_lskd.recipe_training import DEFAULT_OPTIMIZER
 from hf_lskd.study.report_folder import Key, Setting, StudyFolder
 from hf_lskd.study.report_numbers import (
     ENOUGH_SEEDS,
@@ -16,7 +17,7 @@ from hf_lskd.study.report_numbers import (
 )
 from hf_lskd.study.report_words import listed, number, smoothing, uncertain
 
-DEFAULT = "adamw_torch (transformers’ default)"
+DEFAULT = f"{DEFAULT_OPTIMIZER} (transformers’ default)"
 SCALE_FREE = ("adam", "lion", "adafactor", "lamb", "adagrad", "adalomo", "rmsprop", "ademamix")
 
 

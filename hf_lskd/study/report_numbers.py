@@ -203,7 +203,9 @@ def difference_of_rises(scores: Scores, first: Rise, second: Rise) -> Estimate |
 
 
 def control(scores: Scores, paper: Rise) -> Control | None:
-    """The same rise with `kd_loss_scale: equalised`; None when the study has no such row."""
+    """The same rise with `kd_loss_scale: equalised`; None when the study has no such row, or this is it."""
+    if paper.setting.kd_loss_scale != 1.0:
+        return None
     twin = rise(scores, replace(paper.setting, kd_loss_scale="equalised"), paper.alpha, paper.low, paper.high)
     difference = difference_of_rises(scores, twin, paper) if twin else None
     return Control(paper, twin, difference) if twin and difference else None
@@ -231,10 +233,14 @@ def best_cell(scores: Scores, student: str) -> Best | None:
 
 
 def effective_gradients(scores: Scores, key: Key) -> dict[int, float]:
-    """g times the loss's own factor, by seed: 1 in an equalised cell, g itself as in the paper."""
+    """g times the loss's own factors, by seed: 1 in an equalised cell, g itself as in the paper.
+
+    Where T does not divide the student's logits, T²·KL has a gradient T times as large.
+    """
     gradients, factors = scores.values(key, "target_gradient"), scores.values(key, "kd_loss_scale_value")
     fallback = key.setting.kd_loss_scale if key.setting and isinstance(key.setting.kd_loss_scale, float) else 1.0
-    return {seed: g * factors.get(seed, fallback) for seed, g in gradients.items()}
+    unscaled = key.temperature if key.setting and not key.setting.scale_student and key.temperature else 1.0
+    return {seed: g * factors.get(seed, fallback) * unscaled for seed, g in gradients.items()}
 
 
 def mean_of(values: Mapping[int, float]) -> float | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hf_lskd.analysis.diffusion import eta_table
 from hf_lskd.analysis.semantics import SimilarSets, sets_signature
+from hf_lskd.analysis.separation import class_geometry
 from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe
@@ -61,7 +62,8 @@ def write_all(
     sets: Mapping[int, SimilarSets] | None,
 ) -> None:
     """Every table that the recipe asks for and the study's finished cells allow; each file is replaced whole, others removed."""
-    write_csv(folder / RESULTS, RESULT_FIELDS, [result_row(record) for record in records])
+    rows = [{**result_row(record), **geometry(folder, record, sets)} for record in records]
+    write_csv(folder / RESULTS, RESULT_FIELDS, rows)
     done = [record for record in records if record["status"] == "complete"]
     if sets is not None and recipe.eta is not None:
         write_eta(folder, done, sets, task.class_names, recipe.eta.reference)
@@ -132,6 +134,17 @@ def grouped(records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[l
     return list(groups.values())
 
 
+def geometry(folder: Path, record: Mapping[str, Any], sets: Mapping[int, SimilarSets] | None) -> Row:
+    """Tightness and separation of a cell's training classes under the study's present S1 and S2; empty where they coincide."""
+    if record["status"] != "complete":
+        return {}
+    tensors = load_file(folder / CELLS / record["name"] / STATISTICS)
+    try:
+        return dict(class_geometry(ClassStatistics.from_tensors(tensors, "train."), sets))
+    except InputError:  # the model failed to learn, not the cell
+        return {}
+
+
 def centroids(folder: Path, name: str) -> dict[str, Tensor]:
     """`[C, D]` class means of a cell, per split."""
     tensors = load_file(folder / CELLS / name / STATISTICS)
@@ -144,7 +157,6 @@ def result_row(record: Mapping[str, Any]) -> Row:
     return {
         **{key: record.get(key) for key in RESULT_FIELDS},
         **record["metrics"],
-        **record.get("class_geometry", {}),
         "best_top1": best.get("top1"),
         "best_epoch": best.get("epoch"),
     }
