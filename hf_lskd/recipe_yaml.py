@@ -150,6 +150,8 @@ class _Builder:
                 return self._mapping(node, at)
             if isinstance(node, yaml.SequenceNode):
                 return [self.build(item, (*at, i)) for i, item in enumerate(node.value)]
+            if not isinstance(node, yaml.ScalarNode):
+                raise yaml.YAMLError(f"a node of kind {type(node).__name__}")
             return self._scalar(node, at)
         finally:
             self._inside.pop()
