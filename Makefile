@@ -6,10 +6,10 @@ READY  := $(VENV)/.ready
 RUN    ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check check-style mutants bench seeds clean
+.PHONY: help demo demo-translation test test-slow check check-style mutants bench seeds clean
 
 help: ## what there is to make
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hf_lskd needs Python 3.11 or newer; PYTHON=… names one")'
@@ -19,6 +19,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## two teachers and eight students on glyphs, with the report that answers the question
 	$(BIN)/hf-lskd study recipes/quickstart/glyphs.yaml --output-dir $(RUN)
+
+demo-translation: $(READY) ## the same question for translation, on CLDR phrases from English to German
+	$(BIN)/hf-lskd study recipes/quickstart/cldr_en_de.yaml --output-dir runs/demo-translation
 
 test: $(READY) ## the tests, without the slow ones
 	$(BIN)/python -m pytest -q -n auto

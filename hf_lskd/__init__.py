@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "DistillationArguments": "arguments",
     "DistillationTrainer": "trainer",
+    "Seq2SeqDistillationArguments": "arguments",
+    "Seq2SeqDistillationTrainer": "trainer",
     "LossTerms": "losses",
     "distillation_kl": "losses",
     "distillation_loss": "losses",
@@ -29,6 +31,8 @@ __all__ = [
     "DistillationTrainer",
     "InputError",
     "LossTerms",
+    "Seq2SeqDistillationArguments",
+    "Seq2SeqDistillationTrainer",
     "__version__",
     "diffusion_index",
     "distillation_kl",
@@ -43,10 +47,10 @@ if TYPE_CHECKING:
     from hf_lskd.analysis.gradient import target_gradient
     from hf_lskd.analysis.projection import project_penultimate
     from hf_lskd.analysis.statistics import ClassStatistics
-    from hf_lskd.arguments import DistillationArguments
+    from hf_lskd.arguments import DistillationArguments, Seq2SeqDistillationArguments
     from hf_lskd.errors import InputError
     from hf_lskd.losses import LossTerms, distillation_kl, distillation_loss, label_smoothed_cross_entropy
-    from hf_lskd.trainer import DistillationTrainer
+    from hf_lskd.trainer import DistillationTrainer, Seq2SeqDistillationTrainer
 
 
 def __getattr__(name: str) -> Any:

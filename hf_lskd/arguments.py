@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from hf_lskd import losses
 from hf_lskd.errors import InputError, nearest
@@ -11,8 +11,8 @@ TEACHER_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
-class DistillationArguments(TrainingArguments):
-    """`transformers.TrainingArguments` and what distillation adds.
+class DistillationFields:
+    """What distillation adds to training arguments, for every kind of model; put it before a `TrainingArguments` class.
 
     Smoothing is Hugging Face's own `label_smoothing_factor`: it smooths the hard loss of the model that is being trained.
     All of these are read at each step, so a callback or a hyper-parameter search may change them.
@@ -43,6 +43,16 @@ class DistillationArguments(TrainingArguments):
         default=None,
         metadata={"help": "Decay of an exponential moving average of the student, which is evaluated and saved."},
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]  # of the stock class that follows
+        check_distillation(self)  # type: ignore[arg-type]
+
+
+@dataclass
+class DistillationArguments(DistillationFields, TrainingArguments):
+    """`transformers.TrainingArguments` and what distillation adds (see `DistillationFields`), for images."""
+
     sync_batch_norm: bool = field(
         default=False, metadata={"help": "Batch statistics over all processes (torch.nn.SyncBatchNorm)."}
     )
@@ -50,9 +60,18 @@ class DistillationArguments(TrainingArguments):
         default=False, metadata={"help": "Keep image tensors and convolution weights in channels-last memory format."}
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_distillation(self)
+
+@dataclass
+class Seq2SeqDistillationArguments(DistillationFields, Seq2SeqTrainingArguments):
+    """`transformers.Seq2SeqTrainingArguments` and what distillation adds (see `DistillationFields`)."""
+
+    max_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Training batches of at most this many padded tokens a process (the longer side counts), in place of "
+            "per_device_train_batch_size sentences; none: batches of sentences."
+        },
+    )
 
 
 def check_distillation(args: TrainingArguments) -> None:
@@ -63,6 +82,9 @@ def check_distillation(args: TrainingArguments) -> None:
     losses.check_top_k(getattr(args, "kd_top_k", None))
     losses.check_loss_scale(getattr(args, "kd_loss_scale", 1.0))
     dtype, decay = getattr(args, "teacher_dtype", None), getattr(args, "model_ema", None)
+    most = getattr(args, "max_tokens", None)
+    if most is not None and most < 1:
+        raise InputError(f"max_tokens = {most}", "a whole number from 1, or none", "The paper uses 4096.")
     if dtype not in (None, *TEACHER_DTYPES):
         raise InputError(f"teacher_dtype = {dtype!r}", ", ".join(TEACHER_DTYPES), nearest(str(dtype), TEACHER_DTYPES))
     if decay is not None and not 0 < decay < 1:

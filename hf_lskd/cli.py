@@ -97,6 +97,9 @@ def build_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
     add_folder(command("report", run_report, text, "hf-lskd report runs/glyphs"))
     text, example = "check recipes without training: all errors at once", "hf-lskd validate recipes/quickstart/*.yaml"
     add_validate(command("validate", run_validate, text, example))
+    text = "translate a file with a model, a finished cell or a recipe's teacher; run again, it goes on"
+    example = "hf-lskd translate runs/cldr-en-de/cells/teacher-a0-s0 --input en.txt --output de.tsv"
+    add_translate(command("translate", run_translate, text, example))
     return parser, commands.choices
 
 
@@ -113,6 +116,24 @@ def add_project(sub: argparse.ArgumentParser) -> None:
 def add_validate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
     sub.add_argument("--data", action="store_true", help="open the data too")
+
+
+def add_translate(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL|RECIPE", help="a folder or Hub name, a cell's folder, or a recipe")
+    sub.add_argument(
+        "--input", type=Path, required=True, help=".txt (a sentence a line), .tsv (first column), .jsonl (source)"
+    )
+    sub.add_argument(
+        "--output", type=Path, required=True, help=".tsv (source, translation), .txt, or .jsonl with scores"
+    )
+    sub.add_argument("--study", type=Path, help="of a recipe: the study's folder (default: runs/NAME)")
+    sub.add_argument("--cell", help="of a recipe: which cell translates (default: its first teacher)")
+    sub.add_argument("--beams", type=int, help="default: the recipe's, else 4; 1 is greedy")
+    sub.add_argument("--length-penalty", type=float, help="default: the recipe's, else 1.0")
+    sub.add_argument("--max-length", type=int, help="most tokens of a translation (default: by the source's length)")
+    sub.add_argument(
+        "--max-tokens", type=int, default=4096, help="source tokens times beams in a batch (default: 4096)"
+    )
 
 
 def add_train(sub: argparse.ArgumentParser) -> None:
@@ -234,7 +255,16 @@ def run_train(args: Any) -> int:
 
     quiet_libraries()
     record = train_one(recipe_of(args), args)
-    print(f"{record['name']}:", *(f"{name} {record['metrics'][name]:.4g}" for name in ("top1", "top5", "ece", "nll")))
+    shown = ("top1", "top5", "ece", "bleu", "chrf", "nll")
+    print(f"{record['name']}:", *(f"{k} {record['metrics'][k]:.4g}" for k in shown if k in record["metrics"]))
+    return 0
+
+
+def run_translate(args: Any) -> int:
+    from hf_lskd.study.translating import translate_file
+
+    quiet_libraries()
+    print(f"{args.output}: {translate_file(args)} translations")
     return 0
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from hf_lskd import models
 from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.errors import InputError
+from hf_lskd.losses import IGNORE_INDEX
+from hf_lskd.models.sequence import is_encoder_decoder, reading_decoder
 from hf_lskd.teacher import IMAGES, logits_of
 
 EXAMPLE_ID = "example_id"
@@ -17,7 +19,10 @@ _BY_NAME: dict[type, bool] = {}  # asked at each step, and a signature does not 
 
 
 class PenultimateBatch(NamedTuple):
-    """One batch of the evaluation loop: what the classifier read and said. `example_id` None when the data carry none."""
+    """One batch of the evaluation loop: what the classifier read and said. `example_id` None when the data carry none.
+
+    For encoder-decoders a row is a target token: B counts the labels that are not ignored, C the vocabulary.
+    """
 
     features: Tensor  # [B, D]
     logits: Tensor  # [B, C]
@@ -57,21 +62,37 @@ def penultimate_batches(trainer: Any, dataset: Any = None) -> Iterator[Penultima
     refuse_sharded(trainer, "the penultimate pass")
     model = trainer.accelerator.unwrap_model(trainer.model)
     by_name = takes_images_by_name(model)
+    reading = reading_decoder if is_encoder_decoder(model) else models.reading_classifier
     training = [module for module in model.modules() if module.training]  # some may be frozen in eval mode
     model.eval()
     try:
-        with models.reading_classifier(model) as embeddings_behind:
+        with reading(model) as embeddings_behind:
             for batch in trainer.get_eval_dataloader(dataset):
                 inputs = dict(trainer._prepare_inputs(batch))
                 labels, ids = pop_targets(inputs)
-                logits = logits_of(forward(model, inputs, by_name))
+                logits = logits_of(forward(model, trainer.student_inputs(inputs, labels), by_name))
                 mine = slice(real_rows(trainer.accelerator, labels.shape[0]))
-                yield PenultimateBatch(
-                    embeddings_behind(logits)[mine], logits[mine], labels[mine], None if ids is None else ids[mine]
-                )
+                rows = embeddings_behind(logits)[mine], logits[mine], labels[mine]
+                if logits.dim() == 3:
+                    yield PenultimateBatch(
+                        *items_only(*rows), None if ids is None else item_ids(ids[mine], labels[mine])
+                    )
+                else:
+                    yield PenultimateBatch(*rows, None if ids is None else ids[mine])
     finally:
         for module in training:
             module.training = True
+
+
+def items_only(features: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`[B, L, D]`, `[B, L, V]` and `[B, L]` as rows of the labels that are not ignored: `[N, D]`, `[N, V]`, `[N]`."""
+    keep = labels.ne(IGNORE_INDEX)
+    return features[keep], logits[keep], labels[keep]
+
+
+def item_ids(ids: Tensor, labels: Tensor) -> Tensor:
+    """The example `[N]` that each label of `[B, L]` that is not ignored belongs to."""
+    return ids.unsqueeze(1).expand_as(labels)[labels.ne(IGNORE_INDEX)]
 
 
 def refuse_sharded(trainer: Any, what: str) -> None:
@@ -98,7 +119,7 @@ def class_statistics(trainer: Any, dataset: Any = None) -> ClassStatistics:
     Raises InputError as `penultimate_batches` does, and when a process has no example.
     """
     statistics: ClassStatistics | None = None
-    for batch in penultimate_batches(trainer, dataset):
+    for batch in trainer.penultimate(dataset):
         if statistics is None:
             statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
         statistics.update(batch.features, batch.labels)

@@ -54,9 +54,11 @@ class TeacherSpec(ModelSpec):
 
 @dataclass(frozen=True)
 class StudentSpec(ModelSpec):
-    """A student; `name` tells students of one study apart."""
+    """A student; `name` tells students of one study apart. `targets`: what it learns to say, the data's own ("gold"), its
+    teacher's translations of the training text ("teacher"; Kim & Rush 2016), or both."""
 
     name: str = "student"
+    targets: str = "gold"
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,28 @@ class Grid:
 
 @dataclass(frozen=True)
 class EtaSpec:
-    """How η is taken: `targets` are "all" or class names, `reference` the normaliser of `diffusion_index`."""
+    """How η is taken: `targets` are "all" or class names, `reference` the normaliser of `diffusion_index`.
+
+    In translation classes are target tokens with at least `min_count` occurrences in each split; S1 are the `min_similar`
+    nearest and S2 the `dissimilar` farthest of them by the teacher's output embedding, or what the file `sets` says."""
 
     targets: str | tuple[str, ...] = "all"
     min_similar: int = 4
     dissimilar: int = 20
     seed: int = 0
     reference: str = "sets"
+    min_count: int = 20
+    sets: str | None = None
+
+
+@dataclass(frozen=True)
+class DecodingSpec:
+    """How translations are made: beam search of `beams`, scores divided by length**`length_penalty`, at most `max_length`
+    tokens (None: by the source's length)."""
+
+    beams: int = 4
+    length_penalty: float = 1.0
+    max_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +132,7 @@ class Recipe:
     eta: EtaSpec | None
     projection: ProjectionSpec | None
     switches: Switches
+    decoding: DecodingSpec | None = None  # of translation
 
     def training_of(self, spec: ModelSpec) -> dict[str, Any]:
         """Training arguments of the teacher or of a student: the recipe's, overridden by the role's own."""
@@ -140,11 +158,19 @@ class Recipe:
             "data": self.data.to_dict(),
             "training": dict(self.training),
             "teacher": {**_model_dict(self.teacher), "path": paths and {str(a): path for a, path in paths.items()}},
-            "students": [{"name": student.name, **_model_dict(student)} for student in self.students],
+            "students": [
+                {
+                    "name": student.name,
+                    **_model_dict(student),
+                    **({"targets": student.targets} if student.targets != "gold" else {}),
+                }
+                for student in self.students
+            ],
             "grid": {key: list(values) for key, values in vars(self.grid).items()},
-            "eta": None if self.eta is None else _plain(vars(self.eta)),
+            "eta": None if self.eta is None else _plain(_eta_dict(self.eta, self.task)),
             "projection": None if self.projection is None else _plain(vars(self.projection)),
             "switches": dict(vars(self.switches)),
+            **({} if self.decoding is None else {"decoding": dict(vars(self.decoding))}),
         }
 
     def to_yaml(self) -> str:
@@ -184,6 +210,7 @@ def _recipe_of(document: Document) -> Recipe:
         eta=None if page["eta"] is None else EtaSpec(**_tuples(page["eta"])),
         projection=None if page["projection"] is None else ProjectionSpec(**_tuples(page["projection"])),
         switches=Switches(**page["switches"]),
+        decoding=None if page["decoding"] is None else DecodingSpec(**page["decoding"]),
     )
 
 
@@ -210,6 +237,11 @@ def _canonical(value: Any) -> Any:
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _eta_dict(eta: EtaSpec, task: str) -> dict[str, Any]:
+    ours = {} if task == "translation" else {"min_count", "sets"}  # tokens only
+    return {key: value for key, value in vars(eta).items() if key not in ours}
 
 
 def _model_dict(spec: ModelSpec) -> dict[str, Any]:

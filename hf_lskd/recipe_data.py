@@ -35,6 +35,8 @@ groups = optional(
     "a list of groups in the order of the classes, a mapping {class: group}, a JSON file with one of these, or null",
 )
 
+_files = either(text, listed(text, length=2, single=False))
+
 SOURCES: dict[str, dict[str, dict[str, Field]]] = {
     "image_classification": {
         "glyphs": {
@@ -61,6 +63,39 @@ SOURCES: dict[str, dict[str, dict[str, Field]]] = {
             "image_column": Field(optional(text)),
             "label_column": Field(optional(text)),
             "groups": Field(groups),
+        },
+    },
+    "translation": {
+        "cldr": {
+            "scope": Field(choice("everyday", "full"), "everyday"),
+            "pairs": Field(integer(1), 20000),
+            "validation_pairs": Field(integer(1), 200),
+            "test_pairs": Field(integer(1), 400),
+            "seed": Field(integer(0), 0),
+        },
+        "text": {
+            "train": Field(_files, required=True),
+            "validation": Field(optional(_files)),
+            "test": Field(optional(_files)),
+            "validation_pairs": Field(integer(1), 500),
+            "seed": Field(integer(0), 0),
+        },
+        "dataset": {
+            "name": Field(text, required=True),
+            "train_split": Field(text, "train"),
+            "validation_split": Field(text, "validation"),
+            "test_split": Field(optional(text)),
+            "column": Field(optional(text)),
+        },
+        "wit3": {
+            "path": Field(text, required=True),
+            "year": Field(integer(2014, 2017), 2014),
+            "preparation": Field(choice("paper", "plain"), "paper"),
+        },
+        "gettext": {
+            "paths": Field(listed(text, unique=True), required=True),
+            "validation_pairs": Field(integer(1), 200),
+            "seed": Field(integer(0), 0),
         },
     },
 }
@@ -121,6 +156,13 @@ COMMON: dict[str, dict[str, Field]] = {
         "mixup": Field(number(0), 0.0),
         "cutmix": Field(number(0), 0.0),
     },
+    "translation": {
+        "source_lang": Field(text, required=True),
+        "target_lang": Field(text, required=True),
+        "tokenizer": Field(optional(text)),
+        "vocab_size": Field(integer(16), 8000),
+        "max_length": Field(integer(2), 175),
+    },
 }
 
 
@@ -148,7 +190,8 @@ def read_data(problems: Problems, value: Any, task: str) -> dict[str, Any]:
 
 def has_groups(data: Mapping[str, Any]) -> bool:
     """Whether the data come with semantic groups, without which there is no S1 and S2."""
-    return data.get("source") == "glyphs" or data.get("groups") is not None
+    in_data = data.get("source") == "glyphs" or data.get("groups") is not None
+    return in_data or "target_lang" in data  # tokens are near and far in the teacher's own embedding
 
 
 def _check_groups(problems: Problems, data: Mapping[str, Any]) -> None:

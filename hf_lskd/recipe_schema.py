@@ -60,7 +60,16 @@ TEACHER: dict[str, Field] = {
     "model": Field(optional(text)),
     "path": Field(optional(Kind("the path of a finished teacher, or {label smoothing: path}", _teacher_paths))),
 }
-STUDENT: dict[str, Field] = {"name": Field(name, "student"), **MODEL}
+STUDENT: dict[str, Field] = {
+    "name": Field(name, "student"),
+    **MODEL,
+    "targets": Field(choice("gold", "teacher", "both"), "gold"),
+}
+DECODING: dict[str, Field] = {
+    "beams": Field(integer(1), 4),
+    "length_penalty": Field(number(), 1.0),
+    "max_length": Field(optional(integer(1))),
+}
 GRID: dict[str, Field] = {
     "label_smoothing": Field(listed(number(0, below=1), unique=True), [], required=True),
     "temperature": Field(listed(number(above=0), unique=True), [], required=True),
@@ -83,6 +92,8 @@ ETA: dict[str, Field] = {
     "dissimilar": Field(integer(1), 20),
     "seed": Field(integer(0), 0),
     "reference": Field(choice("sets", "all", "none"), "sets"),
+    "min_count": Field(integer(1), 20),
+    "sets": Field(optional(text)),
 }
 THREE_CLASSES = listed(label, length=3, unique=True, single=False)
 PROJECTION: dict[str, Field] = {
@@ -113,6 +124,7 @@ TOP: dict[str, Field] = {
     "grid": Field(block(GRID, elsewhere=GRID_ELSEWHERE), required=True),
     "eta": Field(optional(block(ETA))),
     "projection": Field(optional(block(PROJECTION))),
+    "decoding": Field(optional(block(DECODING))),
     "switches": Field(_switches, {key: field.default for key, field in SWITCHES.items()}),
 }
 TOP_ELSEWHERE = {
@@ -141,9 +153,43 @@ def read_recipe(document: Document) -> dict[str, Any]:
         if own or found["training"]:
             check_together(problems, found["training"], own, (*at, "training"))
     _check_groups(problems, page, found)
+    _check_task(problems, page, found)
     problems.raise_if_any()
     del found["student"]
     return {**found, "students": [student for _, student in students]}
+
+
+SENTENCES = ("max_tokens",)  # training arguments that only sentences have
+
+
+def _one_or_more(found: Mapping[str, Any]) -> list[tuple[KeyPath, Any]]:
+    places: list[tuple[KeyPath, Any]] = [(("students", i), one) for i, one in enumerate(found["students"] or [])]
+    return [(at, one) for at, one in [*places, (("student",), found["student"])] if isinstance(one, dict)]
+
+
+def _check_task(problems: Problems, page: Mapping[str, Any], found: dict[str, Any]) -> None:
+    """Keys that one kind of work has and another has not; decoding is on for translation."""
+    for at, own in [((), found), (("teacher",), found["teacher"]), *_one_or_more(found)]:
+        for key in (own or {}).get("training") or {}:
+            if key in SENTENCES and found["task"] != "translation":
+                problems.add(
+                    (*at, "training", key), "a training argument of translation", "task: translation", key=True
+                )
+    if found["task"] == "translation":
+        for key in ("sync_batchnorm", "channels_last"):
+            if found["switches"] and found["switches"][key]:
+                problems.add(("switches", key), "true", "false: it is for images", key=True)
+        found["decoding"] = found["decoding"] or read_mapping(problems, {}, ("decoding",), DECODING)
+        return
+    if "decoding" in page:
+        problems.add(("decoding",), "decoding for images", "task: translation beside it", key=True)
+    found["decoding"] = None
+    for i, student in enumerate(found["students"] or []):
+        if isinstance(student, dict) and student["targets"] != "gold":
+            problems.add(("students", i, "targets"), describe(student["targets"]), "gold, in image classification")
+    for key in ("min_count", "sets"):
+        if isinstance(page.get("eta"), Mapping) and key in page["eta"]:
+            problems.add(("eta", key), "a key of translation", "task: translation beside it", key=True)
 
 
 def _check_groups(problems: Problems, page: Mapping[str, Any], found: dict[str, Any]) -> None:

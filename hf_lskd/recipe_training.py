@@ -68,6 +68,16 @@ OWNED: dict[str, str] = {
         ),
         "The study sets it.",
     ),
+    **dict.fromkeys(
+        (
+            "predict_with_generate",
+            "generation_max_length",
+            "generation_num_beams",
+            "generation_config",
+            "sortish_sampler",
+        ),
+        "Use decoding: beams, length_penalty, max_length.",
+    ),
 }
 
 # Names from other versions and other tools.
@@ -97,6 +107,7 @@ RANGES: dict[str, Kind] = {
         ("learning_rate", "num_train_epochs", "logging_steps", "save_steps", "adam_epsilon"), number(above=0)
     ),
     "eval_steps": optional(number(above=0)),
+    "max_tokens": optional(integer(1)),
     **dict.fromkeys(("weight_decay", "max_grad_norm", "warmup_steps", "eval_delay"), number(0)),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), number(0, below=1)),
     "teacher_dtype": optional(choice("float32", "bfloat16", "float16")),
@@ -139,10 +150,11 @@ training_block = Kind("a mapping of training arguments", read_training)
 @lru_cache(maxsize=1)
 def argument_kinds() -> dict[str, Kind]:
     """Kind of each training argument that a recipe may set. Imports transformers: seconds, hence not at module level."""
-    from hf_lskd.arguments import DistillationArguments
+    from hf_lskd.arguments import DistillationArguments, Seq2SeqDistillationArguments
 
-    hints = typing.get_type_hints(DistillationArguments)
-    names = [field.name for field in dataclasses.fields(DistillationArguments) if field.init]
+    kinds = (DistillationArguments, Seq2SeqDistillationArguments)
+    hints = {key: hint for kind in kinds for key, hint in typing.get_type_hints(kind).items()}
+    names = dict.fromkeys(field.name for kind in kinds for field in dataclasses.fields(kind) if field.init)
     return {key: RANGES.get(key) or kind_of(hints[key]) for key in names if key not in OWNED}
 
 

@@ -60,11 +60,16 @@ class Member:
         self.forward: Any = model
         self.renormalise = renormalise
         self.own_dtype = own_dtype
+        self._modules = tuple(model.modules())  # walking the tree at each step costs a small model milliseconds
         self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
+    def stay_in_eval(self) -> None:
+        """Undo whoever switched the teacher: it never drops out, nor moves its batch statistics."""
+        if any(module.training for module in self._modules):
+            self.model.eval()
+
     def logits(self, inputs: Mapping[str, Any]) -> Tensor:
-        if any(module.training for module in self.model.modules()):  # someone switched it: a teacher never drops out,
-            self.model.eval()  # nor moves its batch statistics
+        self.stay_in_eval()
         images = inputs.get(IMAGES)
         if images is None:
             return logits_of(self.forward(**inputs))

@@ -32,7 +32,7 @@ def report_teacher(trainer: Any) -> None:
             if not trainer.owns(inputs.get("labels")) or inputs["labels"].is_floating_point():
                 return
             labels, _ = pop_targets(inputs)
-            logits = trainer.teacher.logits(inputs)
+            logits = trainer.teacher_logits(inputs, labels)
             items = labels.ne(losses.IGNORE_INDEX)
             counts += torch.stack([(logits.argmax(-1).eq(labels) & items).sum(), items.sum()])
             classes = logits.shape[-1]
@@ -40,10 +40,10 @@ def report_teacher(trainer: Any) -> None:
     if not seen or not trainer.accelerator.is_main_process:
         return
     top1, chance = 100 * right / seen, 100 / classes
-    logger.info("Teacher: top-1 %.1f %% on %d examples.", top1, seen)
+    logger.info("Teacher: top-1 %.1f %% of %d labels.", top1, seen)
     if top1 < 2 * chance and classes > 2:
         logger.warning(
-            "The teacher is right on %.1f %% of %d examples, near chance (%.1f %%). Is its head trained, and is its class "
+            "The teacher is right on %.1f %% of %d labels, near chance (%.1f %%). Is its head trained, and is its class "
             "order the data's?",
             top1,
             seen,

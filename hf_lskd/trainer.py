@@ -1,386 +1,22 @@
-"""`transformers.Trainer` with α and T: cross-entropy with label smoothing, and with a teacher, distillation."""
+"""The two trainers: `transformers.Trainer` and `Seq2SeqTrainer` with α and T."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_pt_utils import LabelSmoother
+from torch.utils.data import DataLoader, Sampler
+from transformers import Seq2SeqTrainer, Trainer
 
-from hf_lskd import losses, models
-from hf_lskd.arguments import check_distillation
-from hf_lskd.ema import EmaCallback
+from hf_lskd.data.token_batches import TokenBatchSampler
+from hf_lskd.distillation import DistillationMixin
 from hf_lskd.errors import InputError
-from hf_lskd.models.checkpoint import load_renamed
-from hf_lskd.penultimate import (
-    EXAMPLE_ID,
-    PenultimateBatch,
-    class_statistics,
-    forward,
-    penultimate_batches,
-    pop_targets,
-    refuse_sharded,
-    takes_images_by_name,
-)
-from hf_lskd.stock import EpochCallback, SmoothingHidden, as_stock_outputs
-from hf_lskd.teacher import IMAGES, Teacher, check_classes, check_separate, logits_of, prepare_teacher
-from hf_lskd.teacher_accuracy import report_teacher
-
-if TYPE_CHECKING:
-    from hf_lskd.analysis.statistics import ClassStatistics
-
-    class Stock(Trainer):  # what the mixin may rely on; at run time the subclass brings its own stock trainer
-        args: Any
-        model: Any
-        _signature_columns: Any
-
-else:
-    Stock = object
-
-logger = logging.getLogger(__name__)
-
-LOGGED = ("hard_loss", "soft_loss", "target_entropy", "agreement")
-
-
-class DistillationMixin(Stock):
-    """What image and sequence trainers share; put it before a `transformers.Trainer` class.
-
-    Differences from the stock trainer, all deliberate:
-
-    * Items are counted over the whole accumulated, all-process batch, ragged windows included; the stock trainer averages
-      the micro-batches of models that take no `num_items_in_batch`.
-    * With `average_tokens_across_devices=False` items are local and the loss is not multiplied by the world size.
-    * `eval_nll` (α = 0) is always reported. `eval_loss` without a teacher is the stock trainer's; with one it is the
-      student's hard loss, and the teacher is not run in evaluation.
-    * A checkpoint whose weights transformers saved under other names is read back whole (`models.checkpoint`).
-    * `example_id` survives `remove_unused_columns` and never reaches the model.
-    * A data set that has `train_sampler()` is read in that order.
-
-    Logged with each training log, beside the stock names: `hard_loss`, and with a teacher `soft_loss`, `target_entropy`
-    (mean entropy of the tempered targets, nats) and `agreement` (share of items whose top class is the teacher's).
-    """
-
-    def __init__(
-        self,
-        model: nn.Module | str | None = None,
-        args: TrainingArguments | None = None,
-        *rest: Any,
-        teacher_model: nn.Module | str | Sequence[nn.Module | str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if args is not None:
-            check_distillation(args)
-        student = models.load_image_classifier(model) if isinstance(model, str) else model
-        student = None if student is None else models.as_transformers(student)
-        self.teacher: Teacher | None = None
-        with SmoothingHidden(args, student):
-            super().__init__(student, args, *rest, **kwargs)
-        if student is None and hasattr(self.model, "config") and self.args.label_smoothing_factor:
-            self.label_smoother = LabelSmoother(epsilon=self.args.label_smoothing_factor)
-        self._logged = torch.zeros(len(LOGGED), device=self.args.device)
-        self._logged_steps = 0
-        self._eval_rows: list[Tensor] | None = None
-        self._float_labels_are_probabilities: bool | None = None
-        self._epoch_sampler: Any = None
-        self.add_callback(EpochCallback(self))
-        self._ema = EmaCallback(self) if getattr(self.args, "model_ema", None) is not None else None
-        if self._ema is not None:
-            self.add_callback(self._ema)
-        self.model = self.model_wrapped = self._placed(self.model)
-        if not self.label_names:  # a model whose forward takes no labels: the stock trainer would drop them
-            self.label_names = ["labels"]
-        if teacher_model is not None:
-            self._take_teacher(teacher_model)
-
-    # ---- Student and teacher
-
-    def _placed(self, student: nn.Module) -> nn.Module:
-        """The student with the batch norms and the memory format that the arguments ask for."""
-        if getattr(self.args, "sync_batch_norm", False) and self.args.world_size > 1:
-            student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
-        if getattr(self.args, "channels_last", False):
-            student.to(memory_format=torch.channels_last)
-        return student
-
-    def _take_teacher(self, source: Any) -> None:
-        if self.compute_loss_func is not None:
-            raise InputError(
-                "teacher_model together with compute_loss_func",
-                "one of the two",
-                "A custom loss leaves no place for the distillation loss; call hf_lskd.losses from your own function instead.",
-            )
-        self.teacher = prepare_teacher(
-            source,
-            self.model,
-            device=self.args.device,
-            dtype=getattr(self.args, "teacher_dtype", None),
-            data_statistics=self._data_statistics(),
-        )
-        for member in self.teacher.members if getattr(self.args, "channels_last", False) else ():
-            member.model.to(memory_format=torch.channels_last)
-        if self.args.torch_compile:
-            self.teacher.compile()
-
-    def _data_statistics(self) -> Any:
-        """(mean, std) that the images were prepared with: the data set's own word, else the image processor's."""
-        for source in (self.train_dataset, self.eval_dataset, self.processing_class):
-            found = models.normalization_of(source)
-            if found is not None:
-                return found
-        return None
-
-    def call_model_init(self, trial: Any = None) -> nn.Module:
-        student = models.as_transformers(super().call_model_init(trial))
-        for member in self.teacher.members if self.teacher is not None else ():
-            check_separate(member.model, student)
-            check_classes(member.model, student)
-        return self._placed(student)
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        check_distillation(self.args)
-        self._logged.zero_()
-        self._logged_steps = 0
-        if self._ema is not None:
-            refuse_sharded(self, "model_ema")
-        if self.teacher is not None:
-            report_teacher(self)
-        return super().train(*args, **kwargs)
-
-    # ---- Which loss applies
-
-    def owns(self, labels: Any) -> bool:
-        """Whether our loss applies to a batch with these labels, as far as can be told before the forward pass."""
-        if not isinstance(labels, Tensor) or self.compute_loss_func is not None or self._loss_shifts_labels:
-            return False
-        config = getattr(self.model, "config", None)
-        problem = getattr(config, "problem_type", None)
-        if problem not in (None, "single_label_classification") or getattr(config, "num_labels", 2) == 1:
-            return False
-        if labels.is_floating_point():
-            return labels.dim() == 2 and self._are_probabilities(labels, problem)
-        return labels.dim() == 1 or (labels.dim() == 2 and bool(getattr(config, "is_encoder_decoder", False)))
-
-    def _are_probabilities(self, labels: Tensor, problem: str | None) -> bool:
-        """Float labels: distributions (mixup) where the task says single-label, else told from the first batch's row sums."""
-        if problem == "single_label_classification":
-            return True
-        if self._float_labels_are_probabilities is None:
-            sums = labels.sum(-1)
-            self._float_labels_are_probabilities = bool(
-                (labels >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
-            )
-            logger.warning(
-                "Labels are floating point: taken for %s, from the first batch. Set config.problem_type to say which.",
-                "probabilities" if self._float_labels_are_probabilities else "the model's own kind of targets",
-            )
-        return self._float_labels_are_probabilities
-
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
-        if (
-            not batch_samples
-            or not isinstance(batch_samples[0], Mapping)
-            or not self.owns(batch_samples[0].get("labels"))
-        ):
-            return super()._get_num_items_in_batch(batch_samples, device)
-        items = torch.stack([losses.count_items(batch["labels"]) for batch in batch_samples]).sum().to(device)
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            items = self.accelerator.reduce(items, "sum")
-        return items
-
-    # ---- The loss
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        if not self.owns(inputs.get("labels")):
-            return self._stock_loss(model, inputs, return_outputs, num_items_in_batch)
-        model_inputs = dict(inputs)
-        labels, _ = pop_targets(model_inputs)
-        outputs = forward(model, model_inputs, takes_images_by_name(self.model))
-        logits = logits_of(outputs)
-        if logits.shape[:-1] != labels.shape[: logits.dim() - 1] or (
-            labels.is_floating_point() and labels.shape != logits.shape
-        ):
-            return self._stock_loss(model, inputs, return_outputs, num_items_in_batch)
-        evaluating = self._eval_rows is not None
-        if evaluating:
-            self._note_rows(logits, labels)
-            num_items_in_batch = None  # the evaluation loop weighs batches itself
-        terms, readings = self._terms(logits, model_inputs, labels, num_items_in_batch, with_teacher=not evaluating)
-        self.loss_is_scaled_for_ga = True if num_items_in_batch is not None else None
-        loss = terms.total
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes
-        if not evaluating and model.training:
-            self._note_terms(terms, readings, num_items_in_batch)
-        return (loss, as_stock_outputs(outputs)) if return_outputs else loss
-
-    def _terms(
-        self, logits: Tensor, inputs: Mapping[str, Any], labels: Tensor, items: Any, with_teacher: bool
-    ) -> tuple[losses.LossTerms, losses.Readings | None]:
-        args = self.args
-        temperature = getattr(args, "kd_temperature", 1.0)
-        teacher_logits = self.teacher.logits(inputs, temperature) if self.teacher is not None and with_teacher else None
-        return losses.distillation_terms(
-            logits,
-            teacher_logits,
-            labels,
-            temperature=temperature,
-            kd_weight=getattr(args, "kd_weight", 1.0),
-            smoothing=args.label_smoothing_factor,
-            num_items=items,
-            scale_student=getattr(args, "kd_scale_student", True),
-            top_k=getattr(args, "kd_top_k", None),
-            loss_scale=getattr(args, "kd_loss_scale", 1.0),
-        )
-
-    def _stock_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, num_items_in_batch: Any
-    ) -> Any:
-        if self.teacher is not None:
-            labels = inputs.get("labels")
-            shape = f"labels {tuple(labels.shape)} of {labels.dtype}" if isinstance(labels, Tensor) else "no labels"
-            raise InputError(
-                f"distillation of {type(self.model).__name__} with {shape}",
-                "single-label classification (integer labels [N] or probabilities [N, C]) or an encoder-decoder with labels [B, L]",
-                "Without teacher_model this batch is trained with the model's own loss.",
-            )
-        self.loss_is_scaled_for_ga = None
-        inputs.pop(EXAMPLE_ID, None)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-    def _prepare_inputs(self, inputs: Any) -> Any:
-        inputs = super()._prepare_inputs(inputs)
-        if getattr(self.args, "channels_last", False) and isinstance(inputs, Mapping) and IMAGES in inputs:
-            inputs = {**inputs, IMAGES: inputs[IMAGES].contiguous(memory_format=torch.channels_last)}
-        return inputs
-
-    # ---- Logging, without a further pass or a synchronisation a step
-
-    def _note_terms(self, terms: losses.LossTerms, readings: losses.Readings | None, items: Any) -> None:
-        values = [terms.hard] if terms.soft is None or readings is None else [terms.hard, terms.soft, *readings]
-        row = torch.stack([value.detach().float() for value in values])
-        self._logged[: len(values)] += row if items is not None else row / self.args.gradient_accumulation_steps
-        self._logged_steps += bool(self.accelerator.gradient_state.sync_gradients)
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs and self._logged_steps:
-            shares = self.args.average_tokens_across_devices
-            total = self.accelerator.reduce(self._logged, "sum" if shares else "mean") / self._logged_steps
-            names = LOGGED if self.teacher is not None else LOGGED[:1]
-            logs.update(zip(names, total.tolist()))
-            self._logged.zero_()
-            self._logged_steps = 0
-        super().log(logs, *args, **kwargs)
-
-    # ---- Evaluation
-
-    def prediction_step(
-        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> Any:
-        if not isinstance(inputs, Mapping) or inputs.get("labels") is not None:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        unlabelled = {key: value for key, value in inputs.items() if key not in (EXAMPLE_ID, "labels")}
-        if takes_images_by_name(self.model):
-            return super().prediction_step(model, unlabelled, prediction_loss_only, ignore_keys)
-        with torch.no_grad():
-            logits = logits_of(forward(model, self._prepare_inputs(unlabelled), by_name=False))
-        return None, None if prediction_loss_only else logits, None
-
-    def evaluation_loop(
-        self,
-        dataloader: Any,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> Any:
-        self._eval_rows = []
-        if self._ema is not None:
-            self._ema.swap_in()
-        try:
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-            if self._eval_rows and output.metrics is not None:
-                nll, items = torch.cat(self._eval_rows).double().sum(0).tolist()
-                output.metrics[f"{metric_key_prefix}_nll"] = nll / max(items, 1)
-        finally:
-            self._eval_rows = None
-            if self._ema is not None:
-                self._ema.swap_out()
-        return output
-
-    def _note_rows(self, logits: Tensor, labels: Tensor) -> None:
-        """Per-example negative log-likelihoods of this batch, from all processes, the padded tail dropped."""
-        assert self._eval_rows is not None
-        rows = losses.nll_rows(logits.detach(), labels)
-        self._eval_rows.append(self.accelerator.gather_for_metrics(rows))
-
-    # ---- The penultimate layer
-
-    def penultimate(self, dataset: Any = None) -> Iterator[PenultimateBatch]:
-        """This process's share of the evaluation loop, batch by batch: the classifier's input beside logits and labels.
-
-        In eval mode, each example once: the rows that pad the last batch to equal size on every process are dropped.
-        `dataset` None: the evaluation set. Raises InputError when no single layer says the logits.
-        """
-        return penultimate_batches(self, dataset)
-
-    def class_statistics(self, dataset: Any = None) -> "ClassStatistics":
-        """Per-class sums of the penultimate embeddings over `dataset` (None: the evaluation set), merged over processes.
-
-        In eval mode, each example once; no features are gathered. Raises InputError when no classifier can be found and
-        when a process has no example.
-        """
-        return class_statistics(self, dataset)
-
-    # ---- Data
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        wanted = [EXAMPLE_ID] if takes_images_by_name(self.model) else [EXAMPLE_ID, IMAGES, "labels"]
-        self._signature_columns += [name for name in wanted if name not in self._signature_columns]
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
-        own = getattr(dataset, "train_sampler", None)
-        if own is None:
-            return super()._get_train_sampler(train_dataset)
-        self._epoch_sampler = own()
-        return self._epoch_sampler
-
-    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        loader: Any = super()._get_dataloader(*args, **kwargs)
-        if hasattr(self.train_dataset, "train_sampler"):
-            # A loader draws its workers' seed from the global generator whenever workers start. Persistent ones start anew
-            # after a resume, which would shift every later dropout mask; such a data set needs no worker's seed.
-            loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
-        return loader
-
-    # ---- Checkpoints
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        super().save_model(output_dir, _internal_call)
-        if self._ema is not None and _internal_call and output_dir is not None:
-            self._ema.save(output_dir)  # before trainer_state.json, which marks a checkpoint as complete
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not self._load_renamed(resume_from_checkpoint, model):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self._ema is not None:
-            self._ema.load(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        if not self._load_renamed(str(self.state.best_model_checkpoint)):
-            super()._load_best_model()
-
-    def _load_renamed(self, folder: str, model: nn.Module | None = None) -> bool:
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return not sharded and load_renamed(self.model if model is None else model, folder)
+from hf_lskd.losses import IGNORE_INDEX
+from hf_lskd.models.sequence import decoder_inputs, is_encoder_decoder, load_seq2seq
+from hf_lskd.penultimate import EXAMPLE_ID
+from hf_lskd.seq2seq import DECODER_IDS, DECODER_KEYS, check_starts, prepare_seq2seq_teacher
+from hf_lskd.teacher import Teacher
 
 
 class DistillationTrainer(DistillationMixin, Trainer):
@@ -393,3 +29,147 @@ class DistillationTrainer(DistillationMixin, Trainer):
     a `compute_loss_func`) the stock loss does, and a teacher is an InputError.
     Paper: Chandrasegaran et al., ICML 2022. See `DistillationMixin` for what differs from the stock trainer.
     """
+
+
+class Seq2SeqDistillationTrainer(DistillationMixin, Seq2SeqTrainer):
+    """`transformers.Seq2SeqTrainer` for encoder-decoders, distilling token by token from `teacher_model` when given.
+
+    Takes the stock trainer's parameters in its order. The loss is the same function for every α, summed over the target
+    tokens of the whole accumulated, all-process batch and divided by their number. (The stock trainer's gradient grows with
+    accumulation at α = 0 and does not at α > 0.) Each model's decoder reads the labels, unchanged, behind its own start
+    token, so `DataCollatorForSeq2Seq(tokenizer)` works without a model; a batch that brings `decoder_input_ids` is taken as
+    it is, where student and teacher start alike. Teacher and student need the same token map (`processing_class`, and the
+    tokenizer in the teacher's folder); rows that only pad an embedding are cut off.
+
+    Further differences from the stock trainer: `evaluate` and `predict` give each example once, in order, on any number of
+    processes; with `predict_with_generate` the predictions hold pad in place of −100; `max_tokens` makes batches by tokens.
+    Raises InputError for models that are no encoder-decoders. See `DistillationMixin` for the rest.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not is_encoder_decoder(self.model):
+            raise InputError(
+                f"{type(self.model).__name__}", "an encoder-decoder", "For classifiers use DistillationTrainer."
+            )
+        if self.compute_metrics is not None:
+            self._user_metrics, self.compute_metrics = self.compute_metrics, self._metrics_without_ignored
+
+    @staticmethod
+    def load_student(name: str) -> nn.Module:
+        """The student behind a name or path."""
+        return load_seq2seq(name)
+
+    def prepare_teacher(self, source: Any) -> Teacher:
+        """The teacher, its token map compared with the student's."""
+        tokenizer = self.processing_class if hasattr(self.processing_class, "get_vocab") else None
+        dtype = getattr(self.args, "teacher_dtype", None)
+        return prepare_seq2seq_teacher(source, self.model, tokenizer, device=self.args.device, dtype=dtype)
+
+    def student_inputs(self, inputs: Mapping[str, Any], labels: Tensor) -> Mapping[str, Any]:
+        """The batch with decoder inputs, and without a cache, which training has no use for."""
+        given = inputs.get(DECODER_IDS)
+        return {
+            **inputs,
+            DECODER_IDS: decoder_inputs(self.accelerator.unwrap_model(self.model), labels) if given is None else given,
+            "use_cache": False,
+        }
+
+    def teacher_logits(self, inputs: Mapping[str, Any], labels: Tensor, temperature: float = 1.0) -> Tensor:
+        """`[B, L, V]` in the student's vocabulary."""
+        assert self.teacher is not None
+        if inputs.get(DECODER_IDS) is not None:
+            check_starts(self.accelerator.unwrap_model(self.model), self.teacher)
+        return self.teacher.logits({**inputs, "labels": labels}, temperature)
+
+    # ---- Batches
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        most = getattr(self.args, "max_tokens", None)
+        if most is None:
+            return super()._get_train_sampler(train_dataset)
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        self._epoch_sampler = TokenBatchSampler(
+            token_lengths(dataset),
+            most,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            multiple=self.args.world_size,
+        )
+        return self._epoch_sampler
+
+    def _get_dataloader(
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Any = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> Any:
+        if not is_training or getattr(self.args, "max_tokens", None) is None:
+            return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
+        config = self.accelerator.dataloader_config
+        if config.split_batches or config.dispatch_batches:
+            raise InputError("max_tokens with split_batches or dispatch_batches", "neither of the two")
+        loader: Any = DataLoader(
+            dataset,
+            batch_sampler=self._get_train_sampler(dataset),
+            collate_fn=self._get_collator_with_removed_columns(self.data_collator, description=description),
+            num_workers=self.args.dataloader_num_workers,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            generator=torch.Generator().manual_seed(self.args.seed),  # of workers only: the order is the sampler's
+        )
+        even, config.even_batches = config.even_batches, False  # batches differ in size; their number is even already
+        try:
+            return self.accelerator.prepare(loader)
+        finally:
+            config.even_batches = even
+
+    # ---- Evaluation
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self.gather_function = self.accelerator.gather_for_metrics  # the stock one keeps the last batch's padding
+        output = super().evaluation_loop(*args, **kwargs)
+        if getattr(self.args, "predict_with_generate", False) and output.predictions is not None:
+            output = output._replace(predictions=self._padded(output.predictions))
+        return output
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None, **gen_kwargs: Any
+    ) -> Any:
+        if not getattr(self.args, "predict_with_generate", False) or prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        mine = {key: value for key, value in inputs.items() if key not in (*DECODER_KEYS, "labels", EXAMPLE_ID)}
+        _, tokens, _ = Seq2SeqTrainer.prediction_step(self, model, mine, False, ignore_keys, **gen_kwargs)
+        labels = inputs.get("labels")
+        if labels is None:
+            return None, tokens, None
+        loss, _, _ = super().prediction_step(model, inputs, True, ignore_keys)
+        return loss, tokens, labels.to(self.args.device)
+
+    def _metrics_without_ignored(self, prediction: Any) -> dict[str, float]:
+        if getattr(self.args, "predict_with_generate", False):
+            prediction.predictions = self._padded(prediction.predictions)
+        return self._user_metrics(prediction)
+
+    def _padded(self, predictions: Any) -> Any:
+        """Generated ids with pad where batches of other lengths were filled up by −100, which no tokenizer decodes."""
+        pad = getattr(self.processing_class, "pad_token_id", None)
+        pad = self.model.config.pad_token_id if pad is None else pad
+        return np.where(predictions == IGNORE_INDEX, pad, predictions)
+
+
+def token_lengths(dataset: Any) -> np.ndarray:
+    """`[N, 2]` tokens of source and target: the data set's own `lengths`, or counted from `input_ids` and `labels`."""
+    own = getattr(dataset, "lengths", None)
+    if own is not None:
+        return np.asarray(own)
+    if not hasattr(dataset, "__len__"):
+        raise InputError("max_tokens with data of unknown length", "a data set with __len__")
+    sides = ["input_ids", "labels"]
+    if set(sides) <= set(getattr(dataset, "column_names", None) or ()):
+        dataset = dataset.select_columns(sides)  # spares a table its other columns
+    return np.array([[len(row[side]) for side in sides] for row in (dataset[i] for i in range(len(dataset)))])

@@ -44,7 +44,9 @@ RESULTS = [
         "nll",
         "train_top1",
     ),
-    *("best_top1", "best_epoch", "agreement", "target_gradient", "target_entropy", "tightness", "separation"),
+    *("best_top1", "best_epoch", "agreement"),
+    *("bleu", "chrf", "bleu_tok_lc", "length_ratio", "repetition_rate", "token_accuracy", "train_nll", "best_nll"),
+    *("target_gradient", "target_entropy", "tightness", "separation"),
 ]
 ETA = [
     *COLUMN,
@@ -79,11 +81,13 @@ class Plan:
     """What a drawn study is to hold; the fields are `make_study`'s keywords."""
 
     seeds: int = 3
+    task: str = "image_classification"
     alphas: Sequence[float] = (0.0, 0.1)
     temperatures: Sequence[float] = (1.0, 2.0, 3.0, 64.0)
     students: Sequence[str] = ("student",)
     loss_scales: Sequence[float | str] = (1.0,)
     kd_weights: Sequence[float] = (1.0,)
+    kd_top_k: int | None = None
     failed: Sequence[str] = ()
     eta: bool = True
     predictions: bool = True
@@ -96,6 +100,11 @@ class Plan:
     targets: int | None = None
     noise: float = 0.35  # points, from seed to seed
     shift: Mapping[tuple[float, float], float] = field(default_factory=dict)  # (α, T) -> points added
+    top1: float | None = None  # of every student, instead of the demo's
+    pairs: int = 60  # held-out sentences of a translation study
+    wrong: Mapping[tuple[float, float], float] = field(default_factory=dict)  # (α, T) -> share of words made wrong
+    words: Sequence[str] = ()  # of the drawn sentences, instead of plain ones
+    translations: bool = True
 
 
 def make_study(path: Path, **wanted: Any) -> Path:
@@ -128,7 +137,7 @@ def cells(plan: Plan) -> list[Cell]:
     for seed, alpha in product(range(plan.seeds), plan.alphas):
         found.append(Cell("teacher", alpha, seed))
         grid = product(plan.students, plan.kd_weights, plan.loss_scales, plan.temperatures)
-        found += [Cell("student", alpha, seed, s, t, w, scale, True, 0.0, None) for s, w, scale, t in grid]
+        found += [Cell("student", alpha, seed, s, t, w, scale, True, 0.0, plan.kd_top_k) for s, w, scale, t in grid]
     return found
 
 
@@ -136,8 +145,10 @@ def resolved_recipe(plan: Plan) -> dict[str, Any]:
     model = {"model": "test_byobnet", "pretrained": False, "model_args": {}, "training": {}}
     return {
         "name": plan.name,
-        "task": "image_classification",
-        "data": {"source": "glyphs", "fonts": "matplotlib", "size": 20, "variants": 7, "seed": 0},
+        "task": plan.task,
+        "data": {"source": "glyphs", "fonts": "matplotlib", "size": 20, "variants": 7, "seed": 0}
+        if plan.task == "image_classification"
+        else {"source": "cldr", "source_lang": "en", "target_lang": "de"},
         "training": {
             "per_device_train_batch_size": 128,
             "learning_rate": 0.2,
@@ -200,6 +211,8 @@ def make_cell(path: Path, plan: Plan, recipe: dict[str, Any], cell: Cell) -> dic
         record |= {"status": "failed", "signature": "", "error": {"type": "OutOfMemoryError", "message": plan.error}}
     else:
         record |= measured(folder, plan, cell)
+        if plan.task == "translation":
+            record |= translated(folder, plan, cell, record)
     dump(folder / "record.json", record)
     return record
 
@@ -246,8 +259,86 @@ def measured(folder: Path, plan: Plan, cell: Cell) -> dict[str, Any]:
     }
 
 
+WORDS = [
+    "das",
+    "der",
+    "ein",
+    "ist",
+    "rot",
+    "alt",
+    "Haus",
+    "Tag",
+    "Baum",
+    "Weg",
+    "Stadt",
+    "Fluss",
+    "geht",
+    "steht",
+    "liegt",
+    "und",
+    "aber",
+    "nie",
+    "oft",
+    "dort",
+    "hier",
+]
+
+
+def held_out(plan: Plan) -> list[tuple[str, str]]:
+    """(source, reference) of the drawn sentences: a source shares its first word with the reference, and nothing else."""
+    rng, words = draw("pairs"), list(plan.words or WORDS)
+    references = [" ".join(rng.choice(words, size=rng.integers(6, 14))) + " ." for _ in range(plan.pairs)]
+    return [(f"{r.split()[0]} " + " ".join(f"w{i}" for i in range(len(r.split()) - 1)), r) for r in references]
+
+
+def garbled(reference: str, wrong: float, rng: np.random.Generator) -> str:
+    """The reference with a share of its words replaced."""
+    return " ".join(
+        "xx" if draw < wrong else word for word, draw in zip(reference.split(), rng.random(99), strict=False)
+    )
+
+
+def translated(folder: Path, plan: Plan, cell: Cell, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cell of translation has: made-up translations with the scores that hf_lskd.metrics gives them."""
+    from hf_lskd.metrics import score_translations
+
+    pairs = held_out(plan)
+    usual = (
+        0.08 if cell.role == "teacher" else 0.1 + (0.05 + cell.label_smoothing) * float(np.log(cell.temperature or 1))
+    )
+    wrong = plan.wrong.get((cell.label_smoothing, cell.temperature or 0.0), usual)
+    rng = draw("translation", cell.name)
+    made = [garbled(reference, wrong, rng) for _, reference in pairs]
+    if plan.translations:
+        lines = [
+            {"source": s, "target": t, "translation": text, "score": -0.5}
+            for (s, t), text in zip(pairs, made, strict=True)
+        ]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (folder / "translations.jsonl").write_text(text, encoding="utf-8")
+    sources, references = ([pair[i] for pair in pairs] for i in (0, 1))
+    score = score_translations(made, references, target_lang="de")
+    copy = score_translations(sources, references, target_lang="de")
+    names = ("bleu", "chrf", "bleu_tok_lc")
+    points = [p | {"nll": 0.4 + wrong} if "top1" in p else p for p in record["curve"]]
+    metrics = {name: getattr(score, name) for name in (*names, "length_ratio", "repetition_rate")}
+    learnt = {"nll": 0.3 + 4 * wrong, "token_accuracy": 100 * (1 - wrong), "train_nll": 0.2 + 4 * wrong}
+    return {
+        "metrics": {**metrics, **learnt, **({} if cell.role == "teacher" else {"agreement": 1 - wrong})},
+        "best": {"epoch": 4.0, "nll": 0.3 + 3.9 * wrong},
+        "curve": [{k: v for k, v in p.items() if k != "top1"} for p in points],
+        "translation": {
+            **{f"{name}_signature": getattr(score, f"{name}_signature") for name in names},
+            **{"beams": 4, "copy": {"bleu": copy.bleu, "chrf": copy.chrf}, "split": "test", "pairs": len(pairs)},
+            **{"source_lang": "en", "target_lang": "de", "data": {}},
+        },
+    }
+
+
 def wanted_top1(plan: Plan, cell: Cell) -> float:
     noise = plan.noise * (draw("seed", cell.seed).normal() + draw("noise", cell.name).normal())
+    if plan.top1 is not None and cell.role == "student":
+        return plan.top1
     if cell.role == "teacher":
         return 89.1 + 6 * cell.label_smoothing + noise
     scale = cell.kd_loss_scale if cell.kd_loss_scale == "equalised" else 1.0
@@ -287,9 +378,8 @@ def result_row(record: Mapping[str, Any]) -> dict[str, Any]:
         **{key: record.get(key) for key in RESULTS},
         **record["metrics"],
         **record.get("class_geometry", {}),
-        "best_top1": best.get("top1"),
-        "best_epoch": best.get("epoch"),
-        "agreement": agreement[-1] if agreement else None,
+        **{f"best_{key}": value for key, value in best.items()},
+        "agreement": record["metrics"].get("agreement", agreement[-1] if agreement else None),
     }
 
 

@@ -9,6 +9,8 @@ import timm
 import torch
 
 from hf_lskd.cli import build_parser
+from hf_lskd.data.tokenizer import train_bpe
+from hf_lskd.models.sequence import load_seq2seq
 from hf_lskd.recipe import parse_recipe
 from tests.conftest import Examples
 
@@ -25,6 +27,8 @@ def test_each_snippet_runs(snippet: str, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     torch.manual_seed(0)
+    if "seq2seq_folder" in snippet:
+        write_seq2seq(tmp_path / "model")
     teacher, student = torch.randn(6, 10), torch.randn(6, 10, requires_grad=True)
     exec(  # the reader's own script, with the reader's own data
         compile(snippet, "README.md", "exec"),
@@ -32,6 +36,8 @@ def test_each_snippet_runs(snippet: str, tmp_path: Path, monkeypatch: pytest.Mon
             "timm": timm,
             "train_dataset": Examples(40, classes=10, size=32),
             "eval_dataset": Examples(20, seed=1, classes=10, size=32),
+            "seq2seq_folder": str(tmp_path / "model"),
+            "train_pairs": [{"input_ids": [3, 4, 1], "labels": [5, 1]}, {"input_ids": [3, 1], "labels": [4, 3, 1]}] * 3,
             "teacher_logits": teacher,
             "student_logits": student,
             "labels": torch.arange(40) % 10 if "features_at_t1" in snippet else torch.arange(6),
@@ -43,8 +49,17 @@ def test_each_snippet_runs(snippet: str, tmp_path: Path, monkeypatch: pytest.Mon
         assert timm.create_model("local-dir:runs/student/final", pretrained=True).num_classes == 10
 
 
+def write_seq2seq(folder: Path) -> None:
+    """A model and its tokenizer, as a user has them."""
+    tokenizer = train_bpe(["a house", "ein Haus"], 30)
+    shape = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16,
+             "encoder_attention_heads": 2, "decoder_attention_heads": 2}  # fmt: skip
+    load_seq2seq("marian", tokenizer=tokenizer, model_args=shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def test_there_are_snippets_for_trainer_loss_and_eta() -> None:
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
 
 
 @pytest.mark.parametrize("page", blocks("yaml"))

@@ -2,9 +2,11 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -247,9 +249,9 @@ def test_augmentation_means_the_same_to_the_transforms(augmentation: object) -> 
 def test_names_of_training_arguments_in_our_tables_exist() -> None:
     from dataclasses import fields
 
-    from hf_lskd.arguments import DistillationArguments
+    from hf_lskd.arguments import DistillationArguments, Seq2SeqDistillationArguments
 
-    known = {field.name for field in fields(DistillationArguments)}
+    known = {field.name for kind in (DistillationArguments, Seq2SeqDistillationArguments) for field in fields(kind)}
     assert set(OWNED) <= known
     assert set(RANGES) <= known
     assert not set(argument_kinds()) & set(OWNED)
@@ -271,12 +273,13 @@ def test_every_default_of_the_training_arguments_passes_its_own_check() -> None:
 
 
 def test_a_checked_training_block_is_taken_by_the_training_arguments(tmp_path: Path) -> None:
-    from hf_lskd.arguments import DistillationArguments
+    from hf_lskd.arguments import DistillationArguments, Seq2SeqDistillationArguments
 
     for path in PAGES:
         recipe = load_recipe(path)
+        kind: Any = Seq2SeqDistillationArguments if recipe.task == "translation" else DistillationArguments
         for spec in (recipe.teacher, *recipe.students):
-            arguments = DistillationArguments(output_dir=str(tmp_path), **recipe.training_of(spec))
+            arguments = kind(output_dir=str(tmp_path), **recipe.training_of(spec))
             assert arguments.learning_rate == recipe.training_of(spec)["learning_rate"]
 
 
@@ -643,3 +646,66 @@ def test_whatever_stands_where_the_answer_is_a_recipe_or_an_input_error() -> Non
         except InputError as error:
             outcomes.add(type(error))
     assert outcomes == {Recipe, RecipeErrors}
+
+
+# ---- translation
+
+
+TRANSLATION = """
+name: pairs
+task: translation
+data: {source: cldr, source_lang: en, target_lang: de}
+training: {max_tokens: 100}
+teacher: {model: marian}
+students:
+  - {model: marian}
+  - {name: taught, model: marian, targets: teacher}
+grid: {label_smoothing: [0], temperature: [1]}
+"""
+
+
+def test_a_translation_recipe_has_decoding_eta_and_projection_by_default() -> None:
+    recipe = parse_recipe(TRANSLATION)
+    assert recipe.decoding is not None
+    assert recipe.decoding.beams == 4
+    assert recipe.eta is not None
+    assert recipe.eta.min_count == 20
+    assert recipe.projection is not None
+    assert [student.targets for student in recipe.students] == ["gold", "teacher"]
+    assert recipe_from_dict(recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("max_tokens: 100", "max_tokens: 0", "training.max_tokens"),
+        ("max_tokens: 100", "predict_with_generate: true", "decoding"),
+        ("targets: teacher", "targets: silver", "gold | teacher | both"),
+        ("source_lang: en, ", "", "data.source_lang"),
+        ("source: cldr", "source: digits", "cldr | text | dataset | wit3 | gettext"),
+        ("name: pairs", "name: pairs\nswitches: {channels_last: true}", "it is for images"),
+        ("name: pairs", "name: pairs\ndecoding: {beams: 0}", "decoding.beams"),
+    ],
+)
+def test_a_translation_recipe_with_a_mistake_is_refused(old: str, new: str, message: str) -> None:
+    with pytest.raises(RecipeErrors, match=re.escape(message)):
+        parse_recipe(TRANSLATION.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ("training: {max_tokens: 5}", "training.max_tokens"),
+        ("decoding: {beams: 2}", "decoding for images"),
+        ("eta: null\nstudents: [{model: test_byobnet, targets: teacher}]", "students[0].targets"),
+    ],
+)
+def test_keys_of_translation_are_refused_for_images(page: str, message: str) -> None:
+    students = "" if "students" in page else "student: {model: test_byobnet}\n"
+    text = (
+        f"name: t\ndata: {{source: digits}}\nteacher: {{model: test_byobnet}}\n{students}{page}\n"
+        "grid: {label_smoothing: 0, temperature: 1}\n"
+    )
+    with pytest.raises(RecipeErrors) as error:
+        parse_recipe(text)
+    assert message.replace("[0]", "") in str(error.value).replace("[0]", "").replace(".0.", ".")

@@ -506,7 +506,7 @@ def test_the_teacher_is_measured_on_the_evaluation_set_and_a_stream_is_left_alon
                 Bare(), args, train_dataset=Stream(), eval_dataset=evaluation, teacher_model=right
             )
             trainer.train()
-        assert "Teacher: top-1 100.0 % on 40 examples" in caplog.text
+        assert "Teacher: top-1 100.0 % of 40 labels" in caplog.text
     Stream.read = 0
     DistillationTrainer(Bare(), arguments(max_steps=2), train_dataset=Stream(), teacher_model=right).train()
     assert Stream.read <= 24  # two batches of eight, and what the loader reads ahead

@@ -1,13 +1,17 @@
 """Which classes count as semantically similar (S1) and dissimilar (S2) to a target class."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from hf_lskd.errors import InputError
+from hf_lskd.errors import InputError, nearest
 
 
 class SimilarSets(NamedTuple):
@@ -93,3 +97,69 @@ def _sets_of(target: int, groups: Sequence[str], dissimilar: int, seed: int) -> 
     # RandomState, because numpy keeps its stream for good (NEP 19); default_rng may change between versions.
     draw = np.random.RandomState([seed % 2**32, target]).permutation(others)[:dissimilar]
     return SimilarSets(similar, tuple(sorted(draw.tolist())))
+
+
+def sets_from_embeddings(
+    weight: Tensor,
+    candidates: Sequence[int],
+    *,
+    similar: int = 4,
+    dissimilar: int = 20,
+    targets: Sequence[int] | None = None,
+) -> dict[int, SimilarSets]:
+    """S1 and S2 of tokens by a teacher's output embedding `weight [V, D]`: `{target: SimilarSets}`, targets ascending.
+
+    Of the `candidates`, S1 are the `similar` nearest by cosine and S2 the `dissimilar` farthest; without `targets` every
+    candidate is one. Raises InputError for fewer candidates than S1, S2 and the target need, and for unknown targets.
+    """
+    chosen = sorted(set(candidates))
+    if len(chosen) < similar + dissimilar + 1:
+        raise InputError(
+            f"{len(chosen)} tokens that occur often enough in both splits",
+            f"at least {similar + dissimilar + 1}: {similar} similar, {dissimilar} dissimilar and the target",
+            "Lower eta.min_count or eta.dissimilar, or take more text.",
+        )
+    unknown = sorted(set(targets or ()) - set(chosen))
+    if unknown:
+        raise InputError(
+            f"target token {unknown[0]} is too rare", "tokens with eta.min_count occurrences in each split"
+        )
+    rows = torch.nn.functional.normalize(weight[chosen].double(), dim=1)
+    near = rows @ rows.T
+    near.fill_diagonal_(-2.0)
+    found = {}
+    for target in sorted(chosen if targets is None else set(targets)):
+        order = near[chosen.index(target)].argsort(descending=True, stable=True).tolist()[:-1]
+        first, last = order[:similar], order[-dissimilar:]
+        found[target] = SimilarSets(tuple(sorted(chosen[i] for i in first)), tuple(sorted(chosen[i] for i in last)))
+    return found
+
+
+def sets_from_file(path: Path, names: Sequence[str]) -> dict[int, SimilarSets]:
+    """S1 and S2 as a JSON file says them: {target: {"similar": [names], "dissimilar": [names]}}.
+
+    Raises InputError for a file that cannot be read, unknown names, empty sets, and a class in two roles.
+    """
+    index = {name: i for i, name in enumerate(names)}
+    allowed = '{"target": {"similar": ["…"], "dissimilar": ["…"]}}'
+    try:
+        page = json.loads(path.read_text(encoding="utf-8"))
+        given = {str(name): (list(sets["similar"]), list(sets["dissimilar"])) for name, sets in page.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"eta.sets: {path} cannot be read ({type(error).__name__}: {error})", allowed) from error
+    found = {}
+    for target, (similar, dissimilar) in given.items():
+        every = [target, *similar, *dissimilar]
+        for name in every:
+            if name not in index:
+                raise InputError(
+                    f"{path}: class {name!r}", f"one of the data's {len(names)}", nearest(str(name), list(names))
+                )
+        if not similar or not dissimilar or len(set(every)) != len(every):
+            raise InputError(f"{path}: the sets of {target!r}", "two sets, neither empty, no class twice")
+        found[index[target]] = SimilarSets(
+            tuple(sorted(index[name] for name in similar)), tuple(sorted(index[name] for name in dissimilar))
+        )
+    if not found:
+        raise InputError(f"{path} names no target", allowed)
+    return dict(sorted(found.items()))

@@ -58,9 +58,9 @@ def load_dataset_images(data: Mapping[str, Any], *, cache_dir: Path | None = Non
     name = options["name"]
     if not name:
         raise InputError(f"data.name: {name!r}", "a dataset of the Hub, a folder, or a .parquet or .arrow file")
-    splits = _open(str(name), cache_dir)
+    splits = open_dataset(str(name), cache_dir)
     specs = {"train": str(options["train_split"]), "validation": str(options["validation_split"])}
-    rows = {split: _take(splits, spec, split, str(name)) for split, spec in specs.items()}
+    rows = {split: take_split(splits, spec, split, str(name)) for split, spec in specs.items()}
     image_column = _image_column(rows["train"], options["image_column"])
     label_column = _label_column(rows["train"], options["label_column"], image_column)
     for split in rows:
@@ -83,7 +83,7 @@ def load_dataset_images(data: Mapping[str, Any], *, cache_dir: Path | None = Non
     )
 
 
-def _open(name: str, cache_dir: Path | None) -> "DatasetDict":
+def open_dataset(name: str, cache_dir: Path | None) -> "DatasetDict":
     import datasets
 
     path = Path(name).expanduser()
@@ -130,7 +130,7 @@ def _quiet_unless_watched() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _take(splits: "DatasetDict", spec: str, split: str, name: str) -> "Dataset":
+def take_split(splits: "DatasetDict", spec: str, split: str, name: str) -> "Dataset":
     """The rows of `spec`: a split's name, or a slice such as `train[:90%]`."""
     import datasets
 

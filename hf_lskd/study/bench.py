@@ -8,14 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hf_lskd import models
 from hf_lskd.analysis.semantics import SimilarSets
 from hf_lskd.errors import InputError
-from hf_lskd.recipe import ModelSpec, Recipe, signature
+from hf_lskd.recipe import ModelSpec, Recipe, StudentSpec, signature
 from hf_lskd.record import MODEL, Cell, exact, model_folder, read_record
 from hf_lskd.study.classes import similar_sets, three_classes
-from hf_lskd.tasks.image_classification import ImageClassification
-from hf_lskd.teacher import check_classes
+from hf_lskd.tasks import open_task
+from hf_lskd.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Bench:
     """The recipe, its data, and S1 and S2 of each target class (None: no η)."""
 
     recipe: Recipe
-    task: ImageClassification
+    task: Task
     sets: Mapping[int, SimilarSets] | None = None
     on_step: Callable[[float], None] | None = None  # told the share of the cell's steps that is done
 
@@ -34,15 +33,13 @@ def open_bench(recipe: Recipe, cache_dir: Path | None = None) -> Bench:
     Raises InputError for data that cannot be read, unknown classes under `eta` or `projection`, targets without similar
     classes, and unknown models.
     """
-    task = ImageClassification(recipe, cache_dir)
+    task = open_task(recipe, cache_dir)
     sets = similar_sets(recipe, task)
-    if recipe.projection is not None:
+    if recipe.projection is not None and (task.groups is not None or recipe.projection.classes != "auto"):
         three_classes(recipe, task)
     trained_teacher = [recipe.teacher] if recipe.teacher.path is None else []
     for spec in [*trained_teacher, *recipe.students]:
-        task.data_config(spec)
-        if isinstance(spec.pretrained, str) and not Path(spec.pretrained).exists():
-            raise InputError(f"pretrained: {spec.pretrained} does not exist", "true, false, or the path of weights")
+        task.check(spec)
     return Bench(recipe, task, sets)
 
 
@@ -55,8 +52,7 @@ def check_given_teacher(bench: Bench, label_smoothing: float, path: str) -> None
             f"teacher.path: {path} was trained with label smoothing {exact(record['label_smoothing'])}",
             f"a teacher of label smoothing {exact(label_smoothing)}, which the recipe gives this path for",
         )
-    first = Cell("student", label_smoothing, bench.recipe.grid.seed[0], bench.recipe.students[0].name)
-    check_classes(models.load_trained(str(model_folder(folder))), bench.task.build(first))
+    bench.task.check_teacher(model_folder(folder))
 
 
 # ---- Signatures
@@ -73,13 +69,17 @@ def cell_signature(bench: Bench, cell: Cell, teacher: str | None = None) -> str:
     parts: dict[str, Any] = {
         "task": recipe["task"],
         "data": recipe["data"],
-        "fingerprint": bench.task.source.fingerprint,
+        "fingerprint": bench.task.fingerprint,
         "training": bench.recipe.training_of(spec),
         "model": model_identity(spec),
         "switches": recipe["switches"],
         "cell": cell.to_dict(),
         "processes": world_size(),  # they multiply the batch
     }
+    if recipe.get("decoding") is not None:
+        parts["decoding"] = recipe["decoding"]
+    if isinstance(spec, StudentSpec) and spec.targets != "gold":
+        parts["targets"] = spec.targets
     if cell.role == "student":
         parts["teacher"] = teacher or cell_signature(bench, cell.teacher)
     return signature(parts)

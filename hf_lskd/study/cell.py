@@ -36,7 +36,7 @@ from hf_lskd.record import (
 )
 from hf_lskd.study.bench import Bench, cell_signature, world_size
 from hf_lskd.study.targets import loss_scale, targets_of, write_targets
-from hf_lskd.tasks.image_classification import SPLITS
+from hf_lskd.tasks.task import SPLITS, Task
 
 CHECKPOINTS = "trainer"  # the Trainer's own folder inside an unfinished cell
 MARK = "signature"  # of the cell that an unfinished folder is being made for
@@ -69,7 +69,7 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
             **base_record(bench.recipe, cell, sign),
             **measured,
             **targets,
-            **history(trainer.state.log_history),
+            **history(trainer.state.log_history, bench.task),
             "kd_loss_scale_value": factor if cell.role == "student" else None,
             "teacher": source and {key: source[key] for key in ("name", "record_sha256")},
             "hardware": hardware(trainer.accelerator.num_processes),
@@ -141,13 +141,16 @@ def measure(bench: Bench, cell: Cell, work: Path, teacher: Path | None) -> dict[
         save_file({key: validation.predictions[key].contiguous() for key in kept}, work / PREDICTIONS)
         if train.targets is not None:
             write_targets(work, train.targets, temperatures)
+    made = task.output(reader, work)
+    on_train = task.metrics(train.predictions)[task.curve_metric]
     metrics: dict[str, float | None] = {
         **task.metrics(validation.predictions),
-        "train_top1": task.metrics(train.predictions)["top1"],
+        f"train_{task.curve_metric}": on_train,
+        **made["metrics"],
     }
     if teacher is not None:
         metrics["agreement"] = agreement(validation.predictions, load_file(teacher / PREDICTIONS))
-    return {"metrics": metrics}
+    return {**made, "metrics": metrics}
 
 
 def agreement(student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.Tensor]) -> float | None:
@@ -251,7 +254,7 @@ def durations(started: float, train_end: float) -> dict[str, float]:
     return {"train": train_end - started, "evaluate": now - train_end, "total": now - started}
 
 
-def history(log: list[dict[str, Any]]) -> dict[str, Any]:
+def history(log: list[dict[str, Any]], task: Task) -> dict[str, Any]:
     """The training curve (training and evaluation logs, evaluation keys without their prefix) and the best epoch on validation."""
     curve = []
     for entry in log:
@@ -259,9 +262,10 @@ def history(log: list[dict[str, Any]]) -> dict[str, Any]:
         if evaluation or "loss" in entry:
             kept = {key.removeprefix("eval_"): value for key, value in entry.items() if not key.endswith(TIMES)}
             curve.append({**kept, "split": "validation" if evaluation else "train"})
-    scored = [point for point in curve if "top1" in point]
-    best: Mapping[str, Any] = max(scored, key=lambda point: point["top1"], default={})
-    return {"curve": curve, "best": {"epoch": best["epoch"], "top1": best["top1"]} if best else None}
+    metric, sign = task.curve_metric, task.curve_sign
+    scored = [point for point in curve if metric in point]
+    best: Mapping[str, Any] = max(scored, key=lambda point: sign * point[metric], default={})
+    return {"curve": curve, "best": {"epoch": best["epoch"], metric: best[metric]} if best else None}
 
 
 TIMES = ("runtime", "_per_second")  # how long a pass took is no part of a curve

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_lskd.analysis.projection import fit_plane, penultimate_basis, penultimate_coordinates
+from hf_lskd.analysis.semantics import SimilarSets
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe, signature
 from hf_lskd.record import CELLS, MODEL, Cell, write_json
 from hf_lskd.study.classes import three_classes
 from hf_lskd.study.grid import CURVE
-from hf_lskd.tasks.image_classification import SPLITS, ImageClassification
+from hf_lskd.tasks.task import SPLITS, Task
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +24,17 @@ SAMPLES = {"train": 150, "validation": 50}  # a class, as in the paper (facts.md
 def write_projections(
     folder: Path,
     recipe: Recipe,
-    task: ImageClassification,
+    task: Task,
     records: Sequence[Mapping[str, Any]],
     classes: Sequence[str] | None = None,
+    sets: Mapping[int, SimilarSets] | None = None,
 ) -> None:
     """Write projections.json: for the study's first seed, each teacher beside its students, over three classes.
 
     `classes`: target, similar, dissimilar by name; None takes the recipe's. A file that shows the same cells is kept.
     Raises InputError as `three_classes` does.
     """
-    chosen = three_classes(recipe, task, classes)
+    chosen = three_classes(recipe, task, classes, sets)
     seed = min(record["seed"] for record in records)
     first = [record for record in records if record["seed"] == seed]
     if made_from(chosen, first) != read_made_from(folder / PROJECTIONS):
@@ -40,7 +42,7 @@ def write_projections(
 
 
 def projections(
-    folder: Path, task: ImageClassification, records: Sequence[Mapping[str, Any]], classes: Sequence[int]
+    folder: Path, task: Task, records: Sequence[Mapping[str, Any]], classes: Sequence[int]
 ) -> dict[str, Any]:
     """The content of projections.json for the cells of one seed."""
     teachers = {record["label_smoothing"]: record for record in records if record["role"] == "teacher"}
@@ -74,7 +76,7 @@ def read_made_from(path: Path) -> str | None:
 
 
 def row_panels(
-    folder: Path, task: ImageClassification, records: Sequence[Mapping[str, Any]], classes: Sequence[int]
+    folder: Path, task: Task, records: Sequence[Mapping[str, Any]], classes: Sequence[int]
 ) -> list[dict[str, Any]]:
     """The panels of one row: every model's coordinates in its own basis, all in one plane fitted on the row's training samples.
 
@@ -103,7 +105,7 @@ def row_panels(
 
 
 def coordinates_of(
-    folder: Path, task: ImageClassification, record: Mapping[str, Any], classes: Sequence[int]
+    folder: Path, task: Task, record: Mapping[str, Any], classes: Sequence[int]
 ) -> list[tuple[str, Any]]:
     """Each split's samples of the three classes in the model's own three-dimensional basis."""
     found = []

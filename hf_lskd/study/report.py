@@ -11,10 +11,12 @@ from typing import Any
 from hf_lskd.study import report_figures as figures
 from hf_lskd.study import report_made as made
 from hf_lskd.study import report_tables as tables
+from hf_lskd.study import report_translation as translation
+from hf_lskd.study.report_classes import class_table
 from hf_lskd.study.report_eta import EtaSummary, choices, summaries
 from hf_lskd.study.report_folder import Setting, StudyFolder, distinct, read_study
-from hf_lskd.study.report_limits import limits, small_gradient_sentences
-from hf_lskd.study.report_numbers import Scores, control, rises
+from hf_lskd.study.report_limits import is_learning_rate, limits, optimizer, small_gradient_sentences
+from hf_lskd.study.report_numbers import Scores, control, floor, learnt_nothing, rises
 from hf_lskd.study.report_words import (
     Answer,
     answer,
@@ -66,9 +68,10 @@ def render(study: StudyFolder) -> str:
     template = _template()
     scores = Scores(study)
     eta = summaries(study)
+    once = {"translation": translation.section(scores), "by_class": class_table(scores)}
     page = ""
     for detail in LEVELS:
-        page = template.render(context(scores, eta, detail))
+        page = template.render({**context(scores, eta, detail), **once})
         if len(page.encode("utf-8")) < LARGEST:
             break
     return page
@@ -97,8 +100,6 @@ def context(scores: Scores, eta: Sequence[EtaSummary], detail: Detail) -> dict[s
     """What the template prints."""
     study, settings = scores.folder, scores.settings()
     students = scores.student_names()
-    metric = tables.NAMES.get(scores.metric, scores.metric)
-    label = f"{metric}, %" if scores.metric == "top1" else metric
     answers = [answer(scores, name) for name in students]
     first = distinct([s[0] for name in students if (s := scores.settings(name))])
     return {
@@ -107,10 +108,14 @@ def context(scores: Scores, eta: Sequence[EtaSummary], detail: Detail) -> dict[s
         "answers": answers,
         "tiles": _tiles(scores, eta),
         "notices": _notices(scores),
-        "accuracy": figures.over_temperature(scores, settings, scores.metric, label),
-        "metric": metric,
-        "bars": _bars(answers, any(len(found) > 1 for found in scores.cells.values())),
+        "accuracy": figures.over_temperature(scores, settings, scores.metric, scores.words.axis),
+        "metric": scores.words.metric,
+        "unit": "one BLEU point" if scores.metric == "bleu" else "1 point",
+        "item": "token" if scores.metric == "bleu" else "image",
+        "bars": _bars(answers, scores.words.items, any(len(found) > 1 for found in scores.cells.values())),
         "changes": [(name, t) for name in students if (t := tables.changes(scores, name))],
+        "learning_rate": any(is_learning_rate(scores, s) for s in settings),
+        "optimizers": listed(distinct(o for s in settings if (o := optimizer(study, s)))),
         "gradient": [_gradient_section(scores, name) for name in students],
         "eta": _eta_section(study, eta, settings, detail) if eta else None,
         "projections": figures.projections(study, settings, detail.points),
@@ -146,13 +151,16 @@ def _tiles(scores: Scores, eta: Sequence[EtaSummary]) -> list[Mapping[str, str]]
     if not scores.settings():
         return []
     main = scores.settings()[0]
-    found = rises(scores, main)
-    tiles = [_tile(f"T = {r.low:g} → {r.high:g}, {smoothing(r.alpha)}", uncertain(r.change, sign=True)) for r in found]
-    tiles += [_tile(f"difference that α = {r.alpha:g} makes", by) for r, by in tables.smoothing_effects(scores, main)]
+    found, unit = rises(scores, main), scores.words.points
+    tiles = [
+        _tile(f"T = {r.low:g} → {r.high:g}, {smoothing(r.alpha)}", uncertain(r.change, sign=True), unit) for r in found
+    ]
+    effects = tables.smoothing_effects(scores, main)
+    tiles += [_tile(f"difference that α = {r.alpha:g} makes", by, unit) for r, by in effects]
     return tiles + _eta_tile(main, eta)
 
 
-def _tile(label: str, value: str, unit: str = "points", more: str = "") -> Mapping[str, str]:
+def _tile(label: str, value: str, unit: str, more: str = "") -> Mapping[str, str]:
     return {"label": label, "value": value, "unit": unit, "more": more}
 
 
@@ -180,6 +188,12 @@ def _notices(scores: Scores) -> list[tuple[str, str]]:
         ("gradient", text if names == students else f"{listed([f'“{n}”' for n in names])}: {text}")
         for text, names in by_text.items()
     ]
+    lowest = floor(scores)
+    low = [k for k in scores.cells if learnt_nothing(scores, k)]
+    if lowest and low:
+        verb = "is" if len(low) == 1 else "are"
+        text = f"{len(low)} of {len(scores.cells)} models (α and T) {verb} below {lowest.words} and learnt nothing to speak of."
+        found.append(("limits", text))
     failed = [c.name for c in scores.folder.cells if not c.complete]
     if failed:
         verb = "is" if len(failed) == 1 else "are"
@@ -205,11 +219,11 @@ def _gradient_notice(scores: Scores, main: Setting) -> str:
     return " ".join([*small[:-1], control_sentence(twin)] if twin else small)
 
 
-def _bars(answers: Sequence[Answer], several: bool) -> str:
+def _bars(answers: Sequence[Answer], items: str, several: bool) -> str:
     """What bars and dots of the charts mean."""
-    kinds = {("examples" in a.badge or "no interval" in a.badge, "brackets" in a.badge) for a in answers}
-    bars = "Bars are 95 % intervals" + (" over the test examples, not over seeds" if kinds == {(True, False)} else "")
-    bars += " (over test examples where fewer than 3 seeds ran)" if (True, True) in kinds or len(kinds) > 1 else ""
+    kinds = frozenset().union(*(a.kinds for a in answers)) - {"none"}
+    bars = "Bars are 95 % intervals" + (f" over the {items}, not over seeds" if kinds == {"examples"} else "")
+    bars += f" (over {items} where fewer than 3 seeds ran)" if len(kinds) > 1 else ""
     return bars + ("; small dots are single seeds." if several else ".")
 
 
@@ -220,7 +234,7 @@ def _gradient_section(scores: Scores, student: str) -> Mapping[str, Any]:
         "student": student,
         "sentences": small_gradient_sentences(scores, mains[0]),
         "controls": [control_sentence(c) for c in twins],
-        "paper": any(setting.kd_loss_scale == 1.0 for setting in mains),
+        "paper": any(setting.as_in_paper for setting in mains),
         "table": tables.gradients(scores, student),
     }
 

@@ -1,7 +1,7 @@
 """η of a study summarised: means over targets and seeds with bootstrap intervals, and the systematic share's chance."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,15 +63,29 @@ def summaries(folder: StudyFolder) -> list[EtaSummary]:
     lowest: dict[tuple[Setting, float], float] = {}
     for setting, alpha, low, _, _ in groups:
         lowest[setting, alpha] = min(low, lowest.get((setting, alpha), low))
-    chance: dict[tuple[Setting, float, str], list[Eta]] = {}
-    for row in folder.chance:
-        chance.setdefault((row.setting, row.alpha, row.split), []).append(row)
+    chance = chance_rows(folder)
     ordered = sorted(groups, key=lambda g: (first.index(g[0]), g[4] != "train", g[1], g[3]))
     return [
-        _summary(group, groups[group], chance.get((group[0], group[1], group[4]), []))
-        for group in ordered
-        if group[2] == lowest[group[0], group[1]]
+        _summary(group, groups[group], chance(*group)) for group in ordered if group[2] == lowest[group[0], group[1]]
     ]
+
+
+def chance_rows(folder: StudyFolder) -> Callable[[Setting, float, float, float, str], list[Eta]]:
+    """What gives the rows of eta_chance.csv that a pair (setting, α, T1, T2, split) is judged by: those at its own T1 and T2."""
+    found: dict[tuple[Setting, float, str], list[Eta]] = {}
+    for row in folder.chance:
+        found.setdefault((row.setting, row.alpha, row.split), []).append(row)
+
+    def of(setting: Setting, alpha: float, low: float, high: float, split: str) -> list[Eta]:
+        return [r for r in found.get((setting, alpha, split), []) if {r.low, r.high} <= {low, high}]
+
+    return of
+
+
+def systematic_share(rows: Iterable[Eta]) -> float | None:
+    """In percent of the rows; None without any."""
+    found = [row.systematic for row in rows]
+    return 100.0 * float(np.mean(found)) if found else None
 
 
 def by_target(which: EtaSummary) -> list[TargetEta]:
@@ -95,10 +109,7 @@ def choices(folder: StudyFolder) -> tuple[list[str], list[str]]:
     return distinct(r.reference for r in folder.eta), [s for s in distinct(r.sets for r in folder.eta) if s]
 
 
-def _summary(group: Group, rows: Sequence[Eta], chance: Iterable[Eta]) -> EtaSummary:
-    low, high = group[2:4]
-    same = [r for r in chance if {r.low, r.high} <= {low, high}]
-    share = 100.0 * float(np.mean([r.systematic for r in same])) if same else None
+def _summary(group: Group, rows: Sequence[Eta], same: Sequence[Eta]) -> EtaSummary:
     return EtaSummary(
         *group,
         targets=len({r.target for r in rows}),
@@ -106,7 +117,7 @@ def _summary(group: Group, rows: Sequence[Eta], chance: Iterable[Eta]) -> EtaSum
         similar=_range(rows, [r.similar for r in rows]),
         dissimilar=_range(rows, [r.dissimilar for r in rows]),
         systematic=_range(rows, [100.0 * r.systematic for r in rows]),
-        chance=share,
+        chance=systematic_share(same),
         chance_pairs=len({(r.seed, r.low) for r in same}),
         rows=tuple(rows),
     )

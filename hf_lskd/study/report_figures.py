@@ -11,7 +11,7 @@ from hf_lskd.study.panels import Cloud, projection_panel, quadrant_panel
 from hf_lskd.study.report_eta import EtaSummary, by_target
 from hf_lskd.study.report_folder import Key, Setting, StudyFolder, distinct
 from hf_lskd.study.report_numbers import Scores
-from hf_lskd.study.report_tables import NAMES, Table
+from hf_lskd.study.report_tables import Table
 from hf_lskd.study.report_words import number, setting_label, smoothing, uncertain
 
 Points = list[tuple[float, float]]
@@ -96,7 +96,7 @@ def training_curves(scores: Scores, settings: Sequence[Setting], points: int) ->
     if teachers:
         plans.append(("teachers", [("", teachers)]))
     kinds = (
-        (scores.metric, f"{NAMES.get(scores.metric, scores.metric)} on validation", False),
+        (scores.words.curve, scores.words.curve_label, False),
         ("loss", "training loss", True),
     )
     rows = []

@@ -14,7 +14,8 @@ import numpy as np
 from hf_lskd.errors import InputError
 
 METRICS = (
-    *("top1", "top5", "ece", "nll", "bleu", "chrf", "train_top1", "best_top1", "best_bleu", "best_epoch", "agreement"),
+    *("top1", "top5", "ece", "nll", "train_top1", "best_top1", "best_epoch", "agreement"),
+    *("bleu", "chrf", "bleu_tok_lc", "length_ratio", "repetition_rate", "token_accuracy", "train_nll", "best_nll"),
     *("tightness", "separation", "target_gradient", "target_entropy", "kd_loss_scale_value"),
 )
 
@@ -82,6 +83,16 @@ class Eta:
 
 
 @dataclass(frozen=True)
+class Line:
+    """One held-out sentence pair and what a model made of it; `score` is the model's own, None where it gave none."""
+
+    source: str
+    target: str
+    translation: str
+    score: float | None = None
+
+
+@dataclass(frozen=True)
 class StudyFolder:
     """The whole study; files that a study may lack (η, projections) are empty here."""
 
@@ -122,7 +133,29 @@ class StudyFolder:
         except (SafetensorError, KeyError, OSError) as error:
             raise InputError(f"{path}: {error}", "safetensors with label and prediction", _AGAIN) from error
 
+    def translations(self, name: str) -> list[Line] | None:
+        """A cell's translations of the held-out pairs, in order; None where they were not kept."""
+        path = self.path / "cells" / name / TRANSLATIONS
+        if not path.is_file():
+            return None
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would part text at U+2028
+        return [_translation(path, number, line) for number, line in enumerate(lines, start=1) if line]
 
+    @cached_property
+    def translation(self) -> Mapping[str, Any]:
+        """How translations were made and scored, as the first finished cell's record says; empty for other tasks."""
+        for cell in self.students + self.teachers:
+            if found := self.records.get(cell.name, {}).get("translation"):
+                return found
+        return {}
+
+    @property
+    def translates(self) -> bool:
+        """Whether this is a study of translation."""
+        return self.recipe.get("task") == "translation"
+
+
+TRANSLATIONS = "translations.jsonl"
 _AGAIN = "Delete the damaged cell's folder and run the study again: only what is missing is done."
 
 
@@ -166,6 +199,16 @@ def _json(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}", "a JSON object", _AGAIN)
     return content
+
+
+def _translation(path: Path, number: int, line: str) -> Line:
+    try:
+        row = json.loads(line)
+        score = row.get("score")
+        score = None if score is None else float(score)
+        return Line(str(row["source"]), str(row["target"]), str(row["translation"]), score)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}:{number}: {error}", "source, target and translation as JSON", _AGAIN) from error
 
 
 def _read_table(path: Path, parse: Any) -> Iterator[Any]:

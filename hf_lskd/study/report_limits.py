@@ -8,14 +8,17 @@ from hf_lskd.study.report_folder import Key, Setting, StudyFolder
 from hf_lskd.study.report_numbers import (
     ENOUGH_SEEDS,
     SMALL_GRADIENT,
+    Rise,
     Scores,
     control,
     effective_gradients,
+    floor,
+    learnt_nothing,
     mean_of,
     rise,
     rises,
 )
-from hf_lskd.study.report_words import listed, number, smoothing, uncertain
+from hf_lskd.study.report_words import key_label, listed, number, smoothing, uncertain
 
 DEFAULT = f"{DEFAULT_OPTIMIZER} (transformers’ default)"
 SCALE_FREE = ("adam", "lion", "adafactor", "lamb", "adagrad", "adalomo", "rmsprop", "ademamix")
@@ -44,18 +47,25 @@ def scale_free(name: str | None) -> bool:
     return name is not None and any(kin in name.lower() for kin in SCALE_FREE)
 
 
+def is_learning_rate(scores: Scores, setting: Setting) -> bool:
+    """Whether a smaller g is a smaller learning rate: the soft loss stands alone and the optimizer keeps its scale."""
+    return setting.kd_weight == 1.0 and not scale_free(optimizer(scores.folder, setting))
+
+
 def small_gradient_sentences(scores: Scores, setting: Setting) -> list[str]:
     """One sentence for each α with cells whose effective g is below 0.3, and one on what follows; empty without such."""
     if not setting.scale_student:
         return ["g is defined for the loss that divides both sides by T; here only the teacher’s logits are divided."]
+    if setting.kd_top_k:
+        return [f"g is defined for the loss over all classes; here only the teacher’s top {setting.kd_top_k} count."]
     found: list[str] = []
-    falls = False
+    changes: list[Rise] = []
     for alpha in scores.alphas(setting):
         small = _small(scores, setting, alpha)
         if small:
-            found.append(_small_sentence(alpha, small, scale_free(optimizer(scores.folder, setting))))
-            falls |= any(_falls_at(scores, setting, alpha, t) for t, _ in small)
-    return [*found, _what_follows(scores, setting, falls)] if found else []
+            found.append(_small_sentence(alpha, small, not is_learning_rate(scores, setting)))
+            changes += [r for t, _ in small if (r := _from_lowest(scores, setting, alpha, t))]
+    return [*found, _what_follows(scores, setting, changes)] if found else []
 
 
 def _small(scores: Scores, setting: Setting, alpha: float) -> list[tuple[float, float]]:
@@ -71,18 +81,26 @@ def _small_sentence(alpha: float, small: Sequence[tuple[float, float]], no_rate:
     return f"{text}: trained at about {listed([fraction(g) for _, g in small])} of the effective learning rate."
 
 
-def _falls_at(scores: Scores, setting: Setting, alpha: float, temperature: float) -> bool:
+def _from_lowest(scores: Scores, setting: Setting, alpha: float, temperature: float) -> Rise | None:
     lowest = scores.temperatures(setting, alpha)[0]
-    found = rise(scores, setting, alpha, lowest, temperature) if temperature > lowest else None
-    return found is not None and found.change.value < 0 and found.change.verdict != "same"
+    return rise(scores, setting, alpha, lowest, temperature) if temperature > lowest else None
 
 
-def _what_follows(scores: Scores, setting: Setting, falls: bool) -> str:
+def _what_follows(scores: Scores, setting: Setting, changes: Sequence[Rise]) -> str:
+    """What a small g means where accuracy changed so from the lowest T to the temperatures of small g."""
     name = optimizer(scores.folder, setting)
+    if setting.kd_weight != 1.0:
+        return (
+            f"The hard loss beside it (weight {1 - setting.kd_weight:g}) keeps its scale: a small g shifts the balance towards "
+            "the labels, and is no learning rate."
+        )
     if scale_free(name):
-        return f"The optimizer is {name}, which divides the loss’s scale out again (gradient clipping aside): g matters little here."
-    if not falls:
-        return "Accuracy does not measurably fall at these temperatures all the same."
+        text = f"The optimizer is {name}, which divides the loss’s scale out again (gradient clipping aside): g matters little here"
+        return f"{text}{_measured_control(scores, setting)}."
+    if not changes:
+        return "What the score does there cannot be said: no lower T to compare with is finished."
+    if not any(r.change.value < 0 and r.change.verdict != "same" for r in changes):
+        return f"{_score_noun(scores)} does not measurably fall at these temperatures all the same."
     has_control = any(control(scores, r) for r in rises(scores, setting))
     rest = (
         "the equalised row is the control."
@@ -91,6 +109,20 @@ def _what_follows(scores: Scores, setting: Setting, falls: bool) -> str:
     )
     lead = "The fall there cannot be told from too small a learning rate by these cells alone; "
     return lead + rest if name else f"If the optimizer is SGD: {lead[0].lower()}{lead[1:]}{rest}"
+
+
+def _score_noun(scores: Scores) -> str:
+    return "Accuracy" if scores.metric == "top1" else scores.words.metric
+
+
+def _measured_control(scores: Scores, setting: Setting) -> str:
+    """What equalising the gradient's scale changed of the rise of T in this study; empty without equalised rows."""
+    twins = [c for r in rises(scores, setting) if (c := control(scores, r))]
+    if not twins:
+        return ""
+    measured = [f"{uncertain(c.difference, sign=True)} {smoothing(c.paper.alpha)}" for c in twins]
+    span = f"T = {twins[0].paper.low:g} → {twins[0].paper.high:g}"
+    return f". Measured here: equalising it changes what {span} does by {listed(measured)} (in {scores.words.points})"
 
 
 def gradient(value: float) -> str:
@@ -109,22 +141,97 @@ def limits(scores: Scores, has_eta: bool) -> list[str]:
     if not settings:
         return ["No student is finished, so it shows nothing yet."]
     main = settings[0]
+    same = "validation examples" if scores.metric == "top1" else scores.words.items
     return [
+        *_nothing_learnt(scores, settings),
+        *(_translation_limits(scores, main) if scores.metric == "bleu" else []),
         *_seed_limits(scores, main),
         *_gradient_limits(scores, main),
         *_rule_of_thumb(scores, main),
-        "The best cell is chosen and scored on the same validation examples, and no interval is widened for the number of "
+        f"The best cell is chosen and scored on the same {same}, and no interval is widened for the number of "
         "comparisons: on fresh data its lead will be smaller.",
         "Learning rate, schedule and weight decay are the same in every cell of a row, not tuned for each: a cell that "
         f"learns slowly looks worse than it would with more training{_schedule(scores)}.",
-        f"One data set, one teacher architecture, {_students(scores)}: other data, numbers of classes, architectures and "
-        "longer schedules are not tested.",
+        f"{_data(scores)}, one teacher architecture, {_students(scores)}: other {_other(scores)}, architectures and longer "
+        "schedules are not tested.",
         *(
             ["η says where the classes moved. It does not show that this movement is what costs the accuracy."]
             if has_eta
             else ["Nothing on diffusion: this study has no η."]
         ),
     ]
+
+
+def _nothing_learnt(scores: Scores, settings: Sequence[Setting]) -> list[str]:
+    """The models below the floor, by name."""
+    lowest = floor(scores)
+    keys = [k for k in scores.cells if learnt_nothing(scores, k)]
+    if lowest is None or not keys:
+        return []
+    students = [key_label(k, settings) for k in keys if k.setting]
+    teachers = [f"the teacher of α = {k.alpha:g}" for k in keys if not k.setting]
+    every = "every student" if len(students) == sum(1 for k in scores.cells if k.setting) else ""
+    students = (
+        [every] if every else [f"the student{'s' * (len(students) > 1)} of {'; '.join(students)}"] if students else []
+    )
+    return [
+        f"Anything about models that learnt nothing to speak of. Below {lowest.words}: {listed([*teachers, *students])}. "
+        "Differences between such models mean nothing."
+    ]
+
+
+SMALL_TEST = 2000  # held-out pairs; IWSLT's test sets have more
+SLOW = 1.5  # times the lowest temperature's NLL on the training text
+
+
+def _translation_limits(scores: Scores, main: Setting) -> list[str]:
+    pairs = scores.folder.translation.get("pairs")
+    found = []
+    if isinstance(pairs, int) and pairs < SMALL_TEST:
+        found.append(
+            f"The paper’s effect on translation. This is a small study ({pairs} held-out pairs): it shows that the machinery works, "
+            "and how fast a student of this size learns at each T on this text. In short training a student may "
+            "learn more slowly at a raised T, and a fall here be nothing else; what smoothing and T do to a translation model "
+            "trained to convergence on a real corpus it does not show."
+        )
+    return [*found, *_slow(scores, main), *_one_reference()]
+
+
+def _slow(scores: Scores, main: Setting) -> list[str]:
+    """Whether the students at the highest T have learnt their training text as those at the lowest; silent where not known."""
+    found = []
+    for one in rises(scores, main):
+        ends = [mean_of(scores.values(Key(main, one.alpha, t), "train_nll")) for t in (one.low, one.high)]
+        if ends[0] is not None and ends[1] is not None and ends[1] > SLOW * ends[0]:
+            found.append(f"{number(ends[0], 2)} and {number(ends[1], 2)} {smoothing(one.alpha)}")
+            span = f"T = {one.low:g} and T = {one.high:g}"
+    if not found:
+        return []
+    return [
+        f"Whether a fall would last. On the training text itself NLL at {span} is {listed(found)}: at the high T the students have "
+        "not learnt what they were trained on (or are badly calibrated). Longer training may close such a gap."
+    ]
+
+
+def _one_reference() -> list[str]:
+    return [
+        "How good the translations are to a reader: BLEU and chrF compare with one reference each. BLEU on tokenised, lower-cased "
+        "text is another number, and not to be set beside BLEU."
+    ]
+
+
+def _data(scores: Scores) -> str:
+    if scores.metric != "bleu":
+        return "One data set"
+    facts = scores.folder.translation
+    direction = (
+        f" ({facts['source_lang']} → {facts['target_lang']})" if {"source_lang", "target_lang"} <= set(facts) else ""
+    )
+    return f"One corpus in one direction{direction}"
+
+
+def _other(scores: Scores) -> str:
+    return "data, numbers of classes" if scores.metric != "bleu" else "languages, vocabularies"
 
 
 def _seed_limits(scores: Scores, main: Setting) -> list[str]:

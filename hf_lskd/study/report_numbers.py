@@ -1,8 +1,8 @@
 """From a study's rows to differences with intervals: what the report's sentences and tables are made of.
 
 Every number is a *contrast*, a weighted sum of cells, taken seed by seed: a mean is one cell, a change two, the
-difference of two falls four. Student t over at least 3 shared seeds; with fewer, a bootstrap over the validation
-examples, which says nothing about other seeds and is labelled so.
+difference of two falls four. Student t over at least 3 shared seeds; with fewer, a bootstrap over the held-out
+examples or sentences, which says nothing about other seeds and is labelled so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 
 from hf_lskd.analysis import mean_and_t_interval
+from hf_lskd.study import report_wording as wording
+from hf_lskd.study.report_bleu import ResampledBleu
 from hf_lskd.study.report_folder import Cell, Key, Setting, StudyFolder, distinct
 
 ENOUGH_SEEDS = 3
@@ -97,7 +99,10 @@ class Scores:
         self.cells: dict[Key, dict[int, Cell]] = {}
         for cell in folder.students + folder.teachers:
             self.cells.setdefault(cell.key, {})[cell.seed] = cell
-        self.metric = next((m for m in ("top1", "bleu", "chrf") if any(m in c.metrics for c in folder.cells)), "top1")
+        self.metric = "bleu" if folder.translates or any("bleu" in c.metrics for c in folder.cells) else "top1"
+        split = str(folder.translation.get("split") or "test")
+        self.words = wording.translation(split) if self.metric == "bleu" else wording.IMAGES
+        self.bleu = ResampledBleu(folder)
         self._predictions: dict[str, tuple[np.ndarray, np.ndarray] | None] = {}
 
     def settings(self, student: str | None = None) -> list[Setting]:
@@ -136,22 +141,28 @@ class Scores:
             mean, low, high = mean_and_t_interval(sums)
             return Estimate(mean, low, high, len(seeds), "seeds")
         value = float(np.mean(sums))
-        examples = self._by_example(terms, seeds) if (metric or self.metric) == "top1" else None
-        if examples is None:
+        interval = self._interval(terms, seeds, metric or self.metric)
+        if interval is None:
             return Estimate(value, None, None, len(seeds), "none")
-        low, high = example_interval(examples)
-        return Estimate(value, low, high, len(seeds), "examples")
+        return Estimate(value, *interval, len(seeds), "examples")
 
     def mean(self, key: Key, metric: str | None = None) -> Estimate | None:
         """The metric of one cell over its seeds."""
         return self.contrast([(1.0, key)], metric)
+
+    def _interval(self, terms: Terms, seeds: Sequence[int], metric: str) -> tuple[float, float] | None:
+        """Over the held-out items of these seeds; None for metrics without such, and where the items are not the same."""
+        if metric == "bleu":
+            return self.bleu.contrast([(w / len(seeds), self.cells[key][s].name) for w, key in terms for s in seeds])
+        examples = self._by_example(terms, seeds) if metric == "top1" else None
+        return None if examples is None else example_interval(examples)
 
     def _by_example(self, terms: Terms, seeds: Sequence[int]) -> np.ndarray | None:
         total: np.ndarray | None = None
         labels: np.ndarray | None = None
         for weight, key in terms:
             for seed in seeds:
-                found = self._of(self.cells[key][seed].name)
+                found = self.predictions(self.cells[key][seed].name)
                 if found is None or (labels is not None and not np.array_equal(labels, found[0])):
                     return None  # not kept, or not the same examples: no pairs
                 labels = found[0]
@@ -159,10 +170,41 @@ class Scores:
                 total = part if total is None else total + part
         return total
 
-    def _of(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    def predictions(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """(label, prediction) of a cell's held-out items, read once."""
         if name not in self._predictions:
             self._predictions[name] = self.folder.predictions(name)
         return self._predictions[name]
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The score below which a model has learnt nothing, in words too."""
+
+    value: float
+    words: str
+
+
+def floor(scores: Scores) -> Floor | None:
+    """Twice chance for top-1; for BLEU that of copying the source, at least 1. None where it is not known."""
+    if scores.metric == "bleu":
+        copied = (scores.folder.translation.get("copy") or {}).get("bleu")
+        if copied is None:
+            return None
+        if copied < 1:
+            return Floor(1.0, f"1 BLEU (copying the source has {copied:.1f})")
+        return Floor(float(copied), f"the {copied:.1f} BLEU of copying the source")
+    for cell in scores.folder.students:
+        if found := scores.predictions(cell.name):
+            classes = len(np.unique(found[0]))
+            return Floor(200.0 / classes, f"twice chance ({200 / classes:.1f} %)") if classes > 2 else None
+    return None
+
+
+def learnt_nothing(scores: Scores, key: Key) -> bool:
+    """Whether a cell's mean score is below the floor."""
+    lowest, mean = floor(scores), mean_of(scores.values(key))
+    return lowest is not None and mean is not None and mean < lowest.value
 
 
 def example_interval(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:

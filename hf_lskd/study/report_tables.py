@@ -18,16 +18,17 @@ from hf_lskd.study.report_numbers import (
 )
 from hf_lskd.study.report_words import number, setting_label, uncertain
 
-NAMES = {"top1": "Top-1", "bleu": "BLEU", "chrf": "chrF"}
 COLUMNS = (  # metric, heading, digits
     ("top1", "Top-1, %", 1),
     ("bleu", "BLEU", 1),
-    ("chrf", "chrF", 1),
     ("top5", "Top-5, %", 1),
     ("best_top1", "best, %", 1),
     ("train_top1", "train, %", 1),
     ("ece", "ECE, %", 1),
     ("nll", "NLL, nats", 2),
+    ("best_nll", "best NLL", 2),
+    ("train_nll", "train NLL", 2),
+    ("token_accuracy", "tokens right, %", 1),
     ("agreement", "agreement", 2),
 )
 
@@ -50,20 +51,24 @@ def results(scores: Scores) -> Table:
     labelled = len(settings) > 1
     shown = [c for c in COLUMNS if any(c[0] in cell.metrics for cell in scores.folder.cells)]
     rows = []
-    for key in _ordered_keys(scores, settings):
+    for key in ordered_keys(scores, settings):
         where = "teacher" if key.setting is None else setting_label(key.setting, settings) or "student"
         at = "–" if key.temperature is None else f"{key.temperature:g}"
         values = [uncertain(scores.mean(key, metric), digits) for metric, _, digits in shown]
         g = mean_of(effective_gradients(scores, key))
         rows.append([where, f"{key.alpha:g}", at, str(len(scores.cells[key])), *values, _gradient_cell(g)])
-    note = (
-        "Top-1, ECE and NLL after the last epoch; best: the highest epoch on the same data; train: on the training images. "
-        "g: the gradient’s scale that the cell was trained with (its loss’s own factor included); † below 0.3."
+    measured = (
+        "BLEU of whole translations; NLL and tokens right: the reference’s next token given those before it; best: the lowest "
+        "epoch on validation; train: on the training text; agreement: tokens on which student and teacher are of one mind. "
+        if scores.metric == "bleu"
+        else "Top-1, ECE and NLL after the last epoch; best: the highest epoch on the same data; train: on the training images. "
     )
+    note = f"{measured}g: the gradient’s scale that the cell was trained with (its loss’s own factor included); † below 0.3."
     head = ["cell" if labelled else "role", "α", "T", "seeds", *(c[1] for c in shown), "g"]
     kinds = {e.kind for k in scores.cells if (e := scores.mean(k))}
-    over = "over test examples for Top-1" if kinds == {"examples"} else "over seeds"
-    over += " (over test examples with fewer than 3)" if kinds == {"seeds", "examples"} else ""
+    words = scores.words
+    over = f"over {words.items} for {words.metric}" if kinds == {"examples"} else "over seeds"
+    over += f" (over {words.items} with fewer than 3)" if kinds == {"seeds", "examples"} else ""
     caption = "All cells: means" if kinds == {"none"} else f"All cells: mean and 95 % interval {over}"
     return Table(caption, head, rows, labels=3, note=note)
 
@@ -85,10 +90,9 @@ def changes(scores: Scores, student: str) -> Table | None:
         for alpha in [a for a in by_alpha if a and 0.0 in by_alpha]:
             cells = [_difference(scores, by_alpha[alpha][t], by_alpha[0.0][t]) for t in higher]
             rows.append([_join(label, f"α = {alpha:g} minus α = 0"), *cells])
-    unit = NAMES.get(scores.metric, scores.metric)
     head = ["", *(f"to T = {t:g}" for t in higher)]
     note = "Differences are taken seed by seed." if max(len(v) for v in scores.cells.values()) > 1 else ""
-    return Table(f"Change of {unit} from T = {low:g}, in points", head, rows, note=note)
+    return Table(f"Change of {scores.words.metric} from T = {low:g}, in points", head, rows, note=note)
 
 
 def gradients(scores: Scores, student: str) -> Table | None:
@@ -108,7 +112,7 @@ def gradients(scores: Scores, student: str) -> Table | None:
                 cells = [_gradient_cell(v) if metric == "target_gradient" else number(v, 2) for v in values]
                 rows.append([_join(label, f"α = {alpha:g}"), *cells])
     head = ["", *(f"T = {t:g}" for t in temperatures)]
-    note = "Mean over seeds, from the teacher’s logits on the training images. † g below 0.3."
+    note = f"Mean over seeds, from the teacher’s logits on the {scores.words.train}. † g below 0.3."
     return Table("Gradient scale and softness of the targets", head, rows, note=note) if rows else None
 
 
@@ -125,9 +129,9 @@ def geometry(scores: Scores) -> Table | None:
         rows.append(
             [f"α = {alpha:g}", uncertain(scores.mean(key)), *(uncertain(scores.mean(key, m), 3) for m in known)]
         )
-    head = ["teacher", NAMES.get(scores.metric, scores.metric), *known]
+    head = ["teacher", scores.words.metric, *known]
     note = " ".join(notes[m] for m in known)
-    return Table("The teachers’ own geometry (training images)", head, rows, note=note) if known else None
+    return Table(f"The teachers’ own geometry ({scores.words.train})", head, rows, note=note) if known else None
 
 
 def eta_summary(found: Sequence[EtaSummary]) -> Table:
@@ -177,7 +181,8 @@ def eta_targets(found: Sequence[EtaSummary], limit: int) -> Table:
     return Table(f"η of each target, {found[0].split}", head, rows, note=f"In percent, mean over seeds.{cut}")
 
 
-def _ordered_keys(scores: Scores, settings: Sequence[Setting]) -> list[Key]:
+def ordered_keys(scores: Scores, settings: Sequence[Setting]) -> list[Key]:
+    """The finished cells as tables list them: teachers first, then by setting, α and T."""
     order: list[Setting | None] = [None, *settings]
     return sorted(scores.cells, key=lambda k: (order.index(k.setting), k.alpha, k.temperature or 0.0))
 

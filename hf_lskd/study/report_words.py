@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_lskd.study.report_folder import Key, Setting, read_study
-from hf_lskd.study.report_numbers import Best, Control, Estimate, Rise, Scores, best_cell, rises
+from hf_lskd.study.report_numbers import (
+    Best,
+    Control,
+    Estimate,
+    Rise,
+    Scores,
+    best_cell,
+    floor,
+    learnt_nothing,
+    mean_of,
+    rises,
+)
+from hf_lskd.study.report_wording import Wording
 
 
 @dataclass(frozen=True)
@@ -13,7 +25,7 @@ class Answer:
     """Two sentences on one student: what raising T does, and which cell is best.
 
     `rivals` names the cells that the best cannot be told from where they are too many for the sentence; `basis` says
-    what the intervals are, `badge` in short.
+    what the intervals are, `badge` in short; `kinds` are those of the intervals.
     """
 
     student: str
@@ -22,6 +34,7 @@ class Answer:
     rivals: str
     basis: str
     badge: str
+    kinds: frozenset[str] = frozenset()
 
 
 def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
@@ -90,12 +103,29 @@ def answer(scores: Scores, student: str) -> Answer:
     found = rises(scores, settings[0])
     best = best_cell(scores, student)
     estimates = [r.change for r in found] + ([best.score] if best else [])
-    basis, badge = _basis(estimates)
+    basis, badge = _basis(estimates, scores.words)
     most = max((e.seeds for e in estimates), default=0)
     lead = f"{_seeds(most).capitalize()}: " if most in (1, 2) else ""
-    first = _rise_sentence(found, settings)
-    second, rivals = _best_sentence(best, settings)
-    return Answer(student, lead + (first[0].lower() + first[1:] if lead else first), second, rivals, basis, badge)
+    if nothing := _nothing_sentence(scores, student):
+        first, second, rivals = nothing, "", ""
+    else:
+        first = _rise_sentence(scores, found, settings)
+        second, rivals = _best_sentence(best, settings, scores.words)
+    lowered = first[0].lower() + first[1:] if lead else first
+    return Answer(student, lead + lowered, second, rivals, basis, badge, frozenset(e.kind for e in estimates))
+
+
+def _nothing_sentence(scores: Scores, student: str) -> str:
+    """That no cell of the student is above the floor, so that no difference between cells means anything; else empty."""
+    keys = [key for key in scores.cells if key.setting and key.setting.student == student and scores.values(key)]
+    lowest = floor(scores)
+    if lowest is None or not keys or not all(learnt_nothing(scores, key) for key in keys):
+        return ""
+    highest = max(mean_of(scores.values(key)) or 0.0 for key in keys)
+    return (
+        f"The students learnt nothing to speak of: the highest has {number(highest)}{scores.words.unit}, below {lowest.words}. "
+        "So this study does not say what raising T costs."
+    )
 
 
 def answer_lines(folder: Path) -> list[str]:
@@ -112,25 +142,27 @@ def answer_lines(folder: Path) -> list[str]:
     return lines
 
 
-def _basis(estimates: Sequence[Estimate]) -> tuple[str, str]:
+def _basis(estimates: Sequence[Estimate], words: Wording) -> tuple[str, str]:
     """(what the intervals are, the same in short)."""
     kinds = {e.kind for e in estimates}
     few, most = (pick((e.seeds for e in estimates), default=0) for pick in (min, max))
     over_seeds = f"± is a 95 % interval (Student t) over {_seeds(most)}; differences are taken seed by seed."
     bootstrap = (
-        "a paired bootstrap over the test examples (validation split, 95 %): they say how much hangs on the choice of "
-        "examples, and nothing about another seed."
+        f"a paired bootstrap over the {words.items} ({words.split}, 95 %): they say how much hangs on the choice of "
+        f"{words.resampled}, and nothing about another seed."
     )
     if kinds <= {"seeds"}:
         return over_seeds, f"{_seeds(most)} · 95 % t interval"
     if kinds == {"seeds", "examples"}:
         text = f"{over_seeds} Where cells share only {_seeds(few)}, the intervals in brackets are {bootstrap}"
-        return text, f"{few} to {most} seeds · in brackets: bootstrap over test examples"
+        return text, f"{few} to {most} seeds · in brackets: bootstrap over {words.items}"
     lead = f"{_seeds(few).capitalize()} only"
     if "examples" in kinds:
         text = f"{lead}. The intervals in brackets are {bootstrap} With at least 3 seeds this page gives intervals over seeds."
-        return text, f"{_seeds(few)} · bootstrap over test examples"
-    text = f"{lead} and no stored predictions to resample, so there is no interval. With at least 3 seeds this page gives one."
+        return text, f"{_seeds(few)} · bootstrap over {words.items}"
+    text = (
+        f"{lead} and no {words.kept} to resample, so there is no interval. With at least 3 seeds this page gives one."
+    )
     return text, f"{_seeds(few)} · no interval"
 
 
@@ -138,13 +170,13 @@ def _seeds(count: int) -> str:
     return {1: "one seed", 2: "two seeds"}.get(count, f"{count} seeds")
 
 
-def _rise_sentence(found: Sequence[Rise], settings: Sequence[Setting]) -> str:
+def _rise_sentence(scores: Scores, found: Sequence[Rise], settings: Sequence[Setting]) -> str:
     if not found:
         return "This study has no two temperatures finished for every α, so it does not say what raising T costs."
     smoothed_first = [r for r in found if r.alpha] + [r for r in found if not r.alpha]
     head, *rest = smoothed_first
-    start = f"{smoothing(head.alpha)}, raising T from {head.low:g} to {head.high:g} {_clause(head.change, True)}"
-    text = "; ".join([start, *(f"{smoothing(r.alpha)} it {_clause(r.change)}" for r in rest)]) + "."
+    start = f"{smoothing(head.alpha)}, raising T from {head.low:g} to {head.high:g} {_clause_of(scores, head, True)}"
+    text = "; ".join([start, *(f"{smoothing(r.alpha)} it {_clause_of(scores, r)}" for r in rest)]) + "."
     only_axis = {s.kd_loss_scale for s in settings}
     if len(settings) > len(only_axis):  # another axis than the loss scale: the sentence is about the first setting
         text = f"{setting_label(settings[0], settings)}: {text}"
@@ -156,8 +188,16 @@ def _rise_sentence(found: Sequence[Rise], settings: Sequence[Setting]) -> str:
     return text[0].upper() + text[1:]
 
 
-def _clause(change: Estimate, with_unit: bool = False) -> str:
-    unit = " points" if with_unit or not change.settled else ""
+def _clause_of(scores: Scores, found: Rise, with_unit: bool = False) -> str:
+    """What a rise does; that nothing was learnt at either end where that is so, and thus nothing can be lost."""
+    lowest = floor(scores)
+    if lowest and all(learnt_nothing(scores, Key(found.setting, found.alpha, t)) for t in (found.low, found.high)):
+        return f"says nothing, as the students learnt nothing at either T (below {lowest.words})"
+    return _clause(found.change, scores.words, with_unit)
+
+
+def _clause(change: Estimate, words: Wording, with_unit: bool = False) -> str:
+    unit = f" {words.points}" if with_unit or not change.settled else ""
     match change.verdict:
         case "falls":
             return f"costs {_with_unit(change.negated(), unit)}"
@@ -168,7 +208,7 @@ def _clause(change: Estimate, with_unit: bool = False) -> str:
         case "open":
             return f"cannot be told from no change ({_inside(change)}{unit})"
         case _:
-            return f"changes the score by {number(change.value, sign=True)} points"
+            return f"changes the score by {number(change.value, sign=True)} {words.points}"
 
 
 def _with_unit(estimate: Estimate, unit: str) -> str:
@@ -183,11 +223,11 @@ def _inside(estimate: Estimate) -> str:
     return uncertain(estimate, sign=True).replace(" (", ", ").rstrip(")")
 
 
-def _best_sentence(best: Best | None, settings: Sequence[Setting]) -> tuple[str, str]:
+def _best_sentence(best: Best | None, settings: Sequence[Setting], words: Wording) -> tuple[str, str]:
     """(the sentence, the rivals' names where the sentence only counts them)."""
     if best is None:
         return "No student is finished, so there is no best cell.", ""
-    name, score = key_label(best.key, settings), _inside_percent(best.score)
+    name, score = key_label(best.key, settings), _inside_unit(best.score, words)
     if not best.others:
         return f"There is one cell only: {name} ({score}).", ""
     if len(best.rivals) == best.others:
@@ -205,8 +245,11 @@ def _best_sentence(best: Best | None, settings: Sequence[Setting]) -> tuple[str,
     return f"Best: {name} ({score}), ahead of the next, {key_label(next_key, settings)}, by {uncertain(lead)}.", ""
 
 
-def _inside_percent(estimate: Estimate) -> str:
-    return uncertain(estimate).replace(" (", " %, ").rstrip(")") + ("" if estimate.kind == "examples" else " %")
+def _inside_unit(estimate: Estimate, words: Wording) -> str:
+    """The score as it stands inside brackets, with its unit: "89.4 ± 0.8 %", "31.2 BLEU, 29.9 to 32.5"."""
+    if estimate.kind == "examples":
+        return uncertain(estimate).replace(" (", f"{words.unit}, ").rstrip(")")
+    return uncertain(estimate) + words.unit
 
 
 def _groups(keys: Sequence[Key], settings: Sequence[Setting]) -> list[str]:
@@ -223,9 +266,10 @@ def _groups(keys: Sequence[Key], settings: Sequence[Setting]) -> list[str]:
 def control_sentence(found: Control) -> str:
     """What is left of a rise of T once the gradient's scale no longer changes with it."""
     paper, twin, difference = found.paper.change, found.equalised.change, found.difference
+    own = "as in the paper" if found.paper.setting.as_in_paper else "with the soft loss times 1"
     start = (
         f"{smoothing(found.paper.alpha).capitalize()}, T = {found.paper.low:g} → {found.paper.high:g}: "
-        f"{uncertain(paper, sign=True)} points as in the paper, {uncertain(twin, sign=True)} with the gradient’s "
+        f"{uncertain(paper, sign=True)} points {own}, {uncertain(twin, sign=True)} with the gradient’s "
         f"scale equalised (difference {uncertain(difference, sign=True)})."
     )
     if "unknown" in (paper.verdict, twin.verdict, difference.verdict):

@@ -23,11 +23,11 @@ from hf_lskd.study.cell import (
     read_mark,
     run_cell,
 )
-from hf_lskd.study.classes import similar_sets
+from hf_lskd.study.classes import sets_of_study
 from hf_lskd.study.grid import Column, cells, columns
 from hf_lskd.study.progress import Progress
 from hf_lskd.study.projections import write_projections
-from hf_lskd.tasks.image_classification import ImageClassification
+from hf_lskd.tasks import open_task
 
 LOCK = ".lock"  # in a study's folder
 FREE = ("name", "grid", "eta", "projection")  # what never makes another study of a recipe
@@ -202,14 +202,14 @@ def retabulate(folder: Path, what: str, classes: Sequence[str] | None = None) ->
     Raises InputError when `folder` holds no study, or its data have no groups to take S1 and S2 from.
     """
     recipe = study_recipe(folder)
-    task = ImageClassification(recipe)
+    task = open_task(recipe)
     done = [record for cell in cells(recipe) if (record := finished(folder / CELLS / cell.name)) is not None]
     if not done:
         raise InputError(f"{folder} has no finished cell", "a study with finished cells", "Run `hf-lskd study` first.")
+    sets = sets_of_study(folder, recipe, task, done)
     if what == "projection":
-        write_projections(folder, recipe, task, done, classes)
+        write_projections(folder, recipe, task, done, classes, sets)
         return
-    sets = similar_sets(recipe, task)
     if sets is None or recipe.eta is None:
         raise InputError(
             f"{folder}: its data have no semantic groups, or its recipe says eta: null",

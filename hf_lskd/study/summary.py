@@ -1,6 +1,5 @@
 """A study's results on the terminal."""
 
-import csv
 import statistics
 import sys
 from collections import defaultdict
@@ -10,12 +9,14 @@ from typing import Any
 
 from hf_lskd.record import exact
 from hf_lskd.study.grid import CURVE
+from hf_lskd.study.report_eta import chance_rows, systematic_share
+from hf_lskd.study.report_folder import Eta, read_study
 from hf_lskd.study.report_words import answer_lines
-from hf_lskd.study.tables import CHANCE, ETA
+from hf_lskd.study.tables import ETA
 
 
 def print_summary(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Top-1 by α and T (mean over seeds), the page's answer, what failed, and where the page is."""
+    """Top-1 or BLEU by α and T (mean over seeds), the page's answer, what failed, and where the page is."""
     print(accuracy_table(records))
     for line in answer_lines(folder):
         print(line)
@@ -26,17 +27,18 @@ def print_summary(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def accuracy_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """A line per kind of student and teacher's α: the teacher's top-1, then the students' by T."""
+    """A line per kind of student and teacher's α: the teacher's score, then the students' by T. BLEU where there is BLEU."""
     done = [record for record in records if record["status"] == "complete"]
+    metric, heading = ("bleu", "BLEU") if any("bleu" in r["metrics"] for r in done) else ("top1", "top-1 %")
     temperatures = sorted({record["temperature"] for record in done if record["role"] == "student"})
     teachers: dict[float, list[float]] = defaultdict(list)
     rows: dict[tuple, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in done:
         if record["role"] == "teacher":
-            teachers[record["label_smoothing"]].append(record["metrics"]["top1"])
+            teachers[record["label_smoothing"]].append(record["metrics"][metric])
         else:
-            rows[tuple(record[key] for key in CURVE)][record["temperature"]].append(record["metrics"]["top1"])
-    lines = [["top-1 %", "α", "teacher", *(f"T={t:g}" for t in temperatures)]]
+            rows[tuple(record[key] for key in CURVE)][record["temperature"]].append(record["metrics"][metric])
+    lines = [[heading, "α", "teacher", *(f"T={t:g}" for t in temperatures)]]
     for key, by_temperature in rows.items():
         column = dict(zip(CURVE, key))
         lines.append([label(column), f"{column['label_smoothing']:g}", mean(teachers[column["label_smoothing"]]),
@@ -62,55 +64,33 @@ def mean(values: Sequence[float]) -> str:
 
 
 def print_eta(folder: Path) -> None:
-    """Mean η over targets, and the systematic share beside its chance level, a line per curve, pair and split."""
-    shared = (*CURVE, "split")
-    chance = {key: systematic_share(rows) for key, rows in rows_by(folder / CHANCE, shared).items()}
+    """Mean η over targets, and the systematic share beside its chance level, a line per curve, seed, pair and split.
+
+    Chance is pooled as on the page: over the pairs of seeds at the line's own two temperatures.
+    """
+    study = read_study(folder)
+    chance = chance_rows(study)
+    groups: dict[tuple, list[Eta]] = defaultdict(list)
+    for row in study.eta:
+        groups[row.setting, row.alpha, row.seed, row.low, row.high, row.split].append(row)
     lines = [["student", "α", "seed", "T1→T2", "split", "η similar %", "η dissimilar %", "systematic %", "by chance %"]]
-    for key, rows in rows_by(folder / ETA, (*CURVE, "seed", "T1", "T2", "split")).items():
-        first = rows[0]
-        luck = chance.get(tuple(first[field] for field in shared))
+    for (setting, alpha, seed, low, high, split), rows in groups.items():
+        luck = systematic_share(chance(setting, alpha, low, high, split))
         lines.append(
             [
-                label(typed(first)),
-                f"{float(first['label_smoothing']):g}",
-                first["seed"],
-                f"{float(first['T1']):g}→{float(first['T2']):g}",
-                key[-1],
-                f"{statistics.fmean(float(row['eta_similar']) for row in rows):+.2f}",
-                f"{statistics.fmean(float(row['eta_dissimilar']) for row in rows):+.2f}",
+                label(vars(setting)),
+                f"{alpha:g}",
+                seed,
+                f"{low:g}→{high:g}",
+                split,
+                f"{statistics.fmean(row.similar for row in rows):+.2f}",
+                f"{statistics.fmean(row.dissimilar for row in rows):+.2f}",
                 f"{systematic_share(rows):.0f}",
                 "needs two seeds" if luck is None else f"{luck:.0f}",
             ]
         )
     print(aligned(lines))
     print(folder / ETA)
-
-
-def typed(row: Mapping[str, str]) -> dict[str, Any]:
-    """A table's row with the values of its curve as they were written."""
-    values: dict[str, Any] = {field: row[field] for field in CURVE}
-    return {
-        **values,
-        "kd_weight": float(row["kd_weight"]),
-        "kd_loss_scale": row["kd_loss_scale"] if row["kd_loss_scale"] == "equalised" else float(row["kd_loss_scale"]),
-        "scale_student": row["scale_student"] == "true",
-        "student_label_smoothing": float(row["student_label_smoothing"]),
-        "kd_top_k": row["kd_top_k"] or None,
-    }
-
-
-def rows_by(path: Path, keys: Sequence[str]) -> dict[tuple, list[dict[str, str]]]:
-    """The rows of a table, grouped by some of its columns."""
-    found: dict[tuple, list[dict[str, str]]] = defaultdict(list)
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            found[tuple(row[key] for key in keys)].append(row)
-    return found
-
-
-def systematic_share(rows: Sequence[Mapping[str, str]]) -> float:
-    """In percent of the rows."""
-    return 100 * statistics.fmean(row["systematic"] == "true" for row in rows)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

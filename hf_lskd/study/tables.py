@@ -20,9 +20,10 @@ from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe
 from hf_lskd.record import CELLS, STATISTICS
+from hf_lskd.study.classes import sets_of_study
 from hf_lskd.study.grid import CURVE
 from hf_lskd.study.projections import PROJECTIONS, write_projections
-from hf_lskd.tasks.image_classification import SPLITS, ImageClassification
+from hf_lskd.tasks.task import SPLITS, Task
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ RESULT_FIELDS = (
     "name", "role", "student", "label_smoothing", "temperature", "kd_weight", "kd_loss_scale", "kd_loss_scale_value",
     "scale_student", "student_label_smoothing", "kd_top_k", "seed", "status",
     "top1", "top5", "ece", "nll", "train_top1", "best_top1", "best_epoch", "agreement",
+    "bleu", "chrf", "bleu_tok_lc", "length_ratio", "repetition_rate", "token_accuracy", "train_nll", "best_nll",
     "target_gradient", "target_entropy", "tightness", "separation",
 )  # fmt: skip
 ETA_FIELDS = (
@@ -57,21 +59,22 @@ Row = dict[str, Any]
 def write_all(
     folder: Path,
     recipe: Recipe,
-    task: ImageClassification,
+    task: Task,
     records: Sequence[Mapping[str, Any]],
-    sets: Mapping[int, SimilarSets] | None,
+    sets: Mapping[int, SimilarSets] | None = None,
 ) -> None:
     """Every table that the recipe asks for and the study's finished cells allow; each file is replaced whole, others removed."""
+    done = [record for record in records if record["status"] == "complete"]
+    sets = sets_of_study(folder, recipe, task, done) if sets is None else sets
     rows = [{**result_row(record), **geometry(folder, record, sets)} for record in records]
     write_csv(folder / RESULTS, RESULT_FIELDS, rows)
-    done = [record for record in records if record["status"] == "complete"]
     if sets is not None and recipe.eta is not None:
         write_eta(folder, done, sets, task.class_names, recipe.eta.reference)
     else:
         (folder / ETA).unlink(missing_ok=True)
         (folder / CHANCE).unlink(missing_ok=True)
     if recipe.projection is not None and done:
-        write_projections(folder, recipe, task, done)
+        write_projections(folder, recipe, task, done, sets=sets)
     else:
         (folder / PROJECTIONS).unlink(missing_ok=True)
 
@@ -157,8 +160,7 @@ def result_row(record: Mapping[str, Any]) -> Row:
     return {
         **{key: record.get(key) for key in RESULT_FIELDS},
         **record["metrics"],
-        "best_top1": best.get("top1"),
-        "best_epoch": best.get("epoch"),
+        **{f"best_{key}": value for key, value in best.items()},
     }
 
 

@@ -1,10 +1,8 @@
 """Image classification as one kind of work: data, models and metrics for teachers and students, and how a cell is trained."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,63 +18,41 @@ from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.arguments import DistillationArguments
 from hf_lskd.data.dataset import ImageDataset
 from hf_lskd.data.images import ImageSource, load_images
-from hf_lskd.errors import InputError, nearest
+from hf_lskd.errors import InputError
 from hf_lskd.penultimate import gathered, merged
 from hf_lskd.recipe import ModelSpec, Recipe
-from hf_lskd.record import Cell, model_folder
+from hf_lskd.record import Cell
+from hf_lskd.tasks.task import READING, Features, SplitReading, Task, derived_seed, in_order
+from hf_lskd.teacher import check_classes
 from hf_lskd.trainer import DistillationTrainer
 
-SPLITS = ("train", "validation")
 
-
-class SplitReading(NamedTuple):
-    """One evaluation pass over a split: the statistics of the embeddings, and per example what was said of it."""
-
-    statistics: ClassStatistics
-    predictions: dict[str, Tensor]  # label, prediction, confidence, nll, rank: each [N], in the data's order
-    targets: TargetGradient | None
-
-
-class Features(NamedTuple):
-    """Penultimate embeddings `[N, D]` of some classes, their labels `[N]`, and the classifier that reads them."""
-
-    features: Tensor
-    labels: Tensor
-    weight: Tensor  # [C, D]
-    bias: Tensor | None  # [C]
-
-
-class ImageClassification:
+class ImageClassification(Task):
     """The data of a recipe, opened once, and everything that a cell of its study does with them."""
 
     metric = "top1"
+    curve_metric = "top1"
+    curve_sign = 1
 
     def __init__(self, recipe: Recipe, cache_dir: Path | None = None) -> None:
-        self.recipe = recipe
-        self.data = recipe.data.to_dict()
+        super().__init__(recipe)
         self.source: ImageSource = load_images(self.data, cache_dir=cache_dir)
         self.class_names = self.source.class_names
-
-    def class_index(self, name: str) -> int:
-        """The index of a class by name. Raises InputError with the nearest names."""
-        if name not in self.class_names:
-            raise InputError(
-                f"class {name!r}", f"one of the data's {len(self.class_names)} classes", nearest(name, self.class_names)
-            )
-        return self.class_names.index(name)
+        self.groups = self.source.groups
+        self.fingerprint = self.source.fingerprint
 
     # ---- What a cell is made of
 
-    def spec(self, cell: Cell) -> ModelSpec:
-        """The model that a cell trains, or the finished teacher that the recipe brings in its place."""
-        if cell.role == "teacher":
-            path = (self.recipe.teacher.path or {}).get(cell.label_smoothing)
-            return (
-                self.recipe.teacher
-                if path is None
-                else replace(self.recipe.teacher, model=str(model_folder(Path(path))))
-            )
-        return next(student for student in self.recipe.students if student.name == cell.student)
+    def check(self, spec: ModelSpec) -> None:
+        """Raise InputError for a model that is not known, and for weights that are not there."""
+        self.data_config(spec)
+        if isinstance(spec.pretrained, str) and not Path(spec.pretrained).exists():
+            raise InputError(f"pretrained: {spec.pretrained} does not exist", "true, false, or the path of weights")
+
+    def check_teacher(self, path: Path) -> None:
+        """Raise InputError for a finished teacher of other classes than the students'."""
+        first = Cell("student", 0.0, self.recipe.grid.seed[0], self.recipe.students[0].name)
+        check_classes(models.load_trained(str(path)), self.build(first))
 
     def data_config(self, spec: ModelSpec) -> dict[str, Any]:
         """How images are prepared for a model (timm's keys): its own configuration, and what the recipe says otherwise."""
@@ -130,25 +106,11 @@ class ImageClassification:
 
     def arguments(self, cell: Cell, folder: Path, loss_scale: float = 1.0, **others: Any) -> DistillationArguments:
         """The cell's training arguments: the recipe's, the model's own, what the grid says, and `others` on top."""
-        spec, switches = self.spec(cell), self.recipe.switches
-        grid: dict[str, Any] = {"label_smoothing_factor": cell.label_smoothing}
-        if cell.role == "student":
-            grid = {
-                "label_smoothing_factor": cell.student_label_smoothing,
-                "kd_temperature": cell.temperature,
-                "kd_weight": cell.kd_weight,
-                "kd_scale_student": cell.scale_student,
-                "kd_top_k": cell.kd_top_k,
-                "kd_loss_scale": loss_scale,
-            }
+        switches = self.recipe.switches
         return DistillationArguments(
-            output_dir=str(folder),
-            seed=derived_seed(cell.seed, "training"),
-            data_seed=derived_seed(cell.seed, "data"),
-            model_ema=switches.ema,
             sync_batch_norm=switches.sync_batchnorm,
             channels_last=switches.channels_last,
-            **{**QUIET, **self.recipe.training_of(spec), **grid, **others},
+            **self.cell_arguments(cell, folder, loss_scale, others),
         )
 
     def trainer(
@@ -240,26 +202,6 @@ class ImageClassification:
         )
 
 
-# Training arguments that a study sets unless the recipe says otherwise: silent, no checkpoints, one evaluation an epoch.
-QUIET: dict[str, Any] = {
-    "report_to": "none",
-    "disable_tqdm": True,
-    "eval_strategy": "epoch",
-    "logging_strategy": "epoch",
-    "save_strategy": "no",
-    "per_device_eval_batch_size": 256,
-    "dataloader_pin_memory": torch.cuda.is_available(),
-}
-
-# What a trainer that only reads needs of its own: nothing that asks for an evaluation set or a schedule.
-READING: dict[str, Any] = {
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "lr_scheduler_type": "constant",
-    "lr_scheduler_kwargs": None,
-}
-
-
 def fused_sgd(args: DistillationArguments) -> tuple[Any, dict[str, Any]] | None:
     """SGD as the arguments say it, in torch's fused form: one kernel a step in place of several a weight. None for others.
 
@@ -274,11 +216,6 @@ def fused_sgd(args: DistillationArguments) -> tuple[Any, dict[str, Any]] | None:
 def classifier_weights(head: Any) -> tuple[Tensor, Tensor | None]:
     """Weight `[C, D]` and bias `[C]` (or None) of a linear layer or 1x1 convolution, on the CPU."""
     return head.weight.detach().flatten(1).cpu(), None if head.bias is None else head.bias.detach().cpu()
-
-
-def derived_seed(seed: int, *use: str) -> int:
-    """A seed for one use, so that what two uses draw from one seed is unrelated."""
-    return int.from_bytes(hashlib.sha256(repr((seed, *use)).encode()).digest()[:4], "big") % 2**31
 
 
 def label_ranks(logits: Any, labels: Tensor) -> Tensor:
@@ -311,10 +248,3 @@ def say(logits: Tensor, labels: Tensor, example_id: Tensor | None) -> dict[str, 
         "example_id": example_id if example_id is not None else torch.arange(len(labels)),
     }
     return {key: value.cpu() for key, value in rows.items()}
-
-
-def in_order(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Batches of all processes as one table in the data's order."""
-    table = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
-    order = table.pop("example_id").argsort()
-    return {key: value[order] for key, value in table.items()}

@@ -1,0 +1,179 @@
+"""What every kind of work has in common: a recipe's data opened once, the models of its cells, seeds and training arguments."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_lskd.analysis.gradient import TargetGradient
+from hf_lskd.analysis.semantics import SimilarSets
+from hf_lskd.analysis.statistics import ClassStatistics
+from hf_lskd.errors import InputError, nearest
+from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
+from hf_lskd.record import Cell, model_folder
+
+SPLITS = ("train", "validation")  # of statistics: what was trained on, and what models are judged on
+
+
+class SplitReading(NamedTuple):
+    """One evaluation pass over a split: the statistics of the embeddings, and per item what was said of it."""
+
+    statistics: ClassStatistics
+    predictions: dict[str, Tensor]  # label, prediction, confidence, nll, …: each [N], in the data's order
+    targets: TargetGradient | None
+
+
+class Features(NamedTuple):
+    """Penultimate embeddings `[N, D]` of some classes, their labels `[N]`, and the last layer that reads them."""
+
+    features: Tensor
+    labels: Tensor
+    weight: Tensor  # [C, D]
+    bias: Tensor | None  # [C]
+
+
+class Task:
+    """The data of a recipe, opened once, and everything that a cell of its study does with them.
+
+    `metric` is what models are judged by, higher is better; `curve_metric` what the best epoch is chosen by, the highest
+    where `curve_sign` is 1, the lowest where it is −1.
+    """
+
+    metric: ClassVar[str]
+    curve_metric: ClassVar[str]
+    curve_sign: ClassVar[int]
+    class_names: Sequence[str]
+    fingerprint: str
+    groups: Sequence[str] | None = None  # a semantic group for each class, where the data have some
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.data = recipe.data.to_dict()
+
+    def class_index(self, name: str) -> int:
+        """The index of a class by name. Raises InputError with the nearest names."""
+        names = list(self.class_names)
+        if name not in names:
+            raise InputError(f"class {name!r}", f"one of the data's {len(names)} classes", nearest(name, names))
+        return names.index(name)
+
+    def spec(self, cell: Cell) -> ModelSpec:
+        """The model that a cell trains, or the finished teacher that the recipe brings in its place."""
+        if cell.role == "teacher":
+            path = (self.recipe.teacher.path or {}).get(cell.label_smoothing)
+            return (
+                self.recipe.teacher
+                if path is None
+                else replace(self.recipe.teacher, model=str(model_folder(Path(path))))
+            )
+        return next(student for student in self.recipe.students if student.name == cell.student)
+
+    def grid_arguments(self, cell: Cell, loss_scale: float) -> dict[str, Any]:
+        """What the cell's point of the grid means as training arguments."""
+        if cell.role == "teacher":
+            return {"label_smoothing_factor": cell.label_smoothing}
+        return {
+            "label_smoothing_factor": cell.student_label_smoothing,
+            "kd_temperature": cell.temperature,
+            "kd_weight": cell.kd_weight,
+            "kd_scale_student": cell.scale_student,
+            "kd_top_k": cell.kd_top_k,
+            "kd_loss_scale": loss_scale,
+        }
+
+    def cell_arguments(self, cell: Cell, folder: Path, loss_scale: float, others: Mapping[str, Any]) -> dict[str, Any]:
+        """The cell's training arguments: the recipe's, the model's own, what the grid says, and `others` on top."""
+        return {
+            "output_dir": str(folder),
+            "seed": derived_seed(cell.seed, "training"),
+            "data_seed": derived_seed(cell.seed, "data"),
+            "model_ema": self.recipe.switches.ema,
+            **QUIET,
+            **self.recipe.training_of(self.spec(cell)),
+            **self.grid_arguments(cell, loss_scale),
+            **others,
+        }
+
+    # ---- What a kind of work brings
+
+    def check(self, spec: ModelSpec) -> None:
+        """Raise InputError for a model that the recipe names and that cannot be had or does not fit the data."""
+        raise NotImplementedError
+
+    def check_teacher(self, path: Path) -> None:
+        """Raise InputError for a finished teacher in `path` that cannot be read or does not fit the students."""
+        raise NotImplementedError
+
+    def build(self, cell: Cell) -> Any:
+        """The cell's model before training; its initial weights depend on the cell's seed and role alone, not on α or T."""
+        raise NotImplementedError
+
+    def trainer(
+        self, cell: Cell, folder: Path, *, teacher: Path | None = None, loss_scale: float = 1.0, callbacks: Any = ()
+    ) -> Any:
+        """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student."""
+        raise NotImplementedError
+
+    def reader(self, cell: Cell, folder: Path) -> Any:
+        """A trainer around the finished model in `folder`, for reading only."""
+        raise NotImplementedError
+
+    def save(self, model: Any, spec: ModelSpec, folder: Path) -> None:
+        """The model with what prepares its input."""
+        raise NotImplementedError
+
+    def read_split(self, trainer: Any, spec: ModelSpec, split: str, temperatures: Iterable[float] = ()) -> SplitReading:
+        """One pass over a split in evaluation mode: embeddings' statistics, predictions, and g of its logits."""
+        raise NotImplementedError
+
+    def metrics(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
+        """The metrics of one split's predictions."""
+        raise NotImplementedError
+
+    def output(self, trainer: Any, folder: Path) -> dict[str, Any]:
+        """What the model makes of the held-out data beyond predictions: files in `folder`, further metrics and facts."""
+        return {"metrics": {}}
+
+    def sets_of_teacher(self, eta: EtaSpec, folder: Path) -> dict[int, SimilarSets] | None:
+        """S1 and S2 from the finished teacher's cell in `folder`, where the data have no groups; None: there are none."""
+        return None
+
+    def features(self, cell: Cell, folder: Path, classes: Sequence[int], split: str, most: int) -> Features:
+        """Embeddings of the first `most` items of each class, from the model saved in `folder`."""
+        raise NotImplementedError
+
+
+# Training arguments that a study sets unless the recipe says otherwise: silent, no checkpoints, one evaluation an epoch.
+QUIET: dict[str, Any] = {
+    "report_to": "none",
+    "disable_tqdm": True,
+    "eval_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "save_strategy": "no",
+    "per_device_eval_batch_size": 256,
+    "dataloader_pin_memory": torch.cuda.is_available(),
+}
+
+# What a trainer that only reads needs of its own: nothing that asks for an evaluation set or a schedule.
+READING: dict[str, Any] = {
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "lr_scheduler_type": "constant",
+    "lr_scheduler_kwargs": None,
+}
+
+
+def derived_seed(seed: int, *use: str) -> int:
+    """A seed for one use, so that what two uses draw from one seed is unrelated."""
+    return int.from_bytes(hashlib.sha256(repr((seed, *use)).encode()).digest()[:4], "big") % 2**31
+
+
+def in_order(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Batches of all processes as one table in the data's order; the items of one example stay in theirs."""
+    table = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+    order = table.pop("example_id").argsort(stable=True)
+    return {key: value[order] for key, value in table.items()}

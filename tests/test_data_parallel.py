@@ -1,0 +1,140 @@
+"""Parallel text from disk: what is read, and that every mistake names its file and line."""
+
+import gzip
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_lskd.data.parallel import load_parallel
+from hf_lskd.errors import InputError
+
+PAIRS = [("the house", "das Haus"), ("a green tree", "ein grüner Baum"), ("two doors", "zwei Türen"), ("old", "alt")]
+
+
+def text(train: Any, **more: Any) -> dict[str, Any]:
+    return {"source": "text", "source_lang": "en", "target_lang": "de", "train": train, "validation": None, "test": None,
+            "validation_pairs": 1, "seed": 0, **more}  # fmt: skip
+
+
+def write(path: Path, content: str | bytes) -> str:
+    data = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return str(path)
+
+
+def tsv(pairs: list[tuple[str, str]], end: str = "\n") -> str:
+    return "".join(f"{source}\t{target}{end}" for source, target in pairs)
+
+
+def rows(pairs: Any) -> list[tuple[str, str]]:
+    return list(zip(pairs.sources, pairs.targets))
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz", "a.jsonl", "b.jsonl", "c.jsonl.gz"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_one_file_in_every_format(tmp_path: Path, name: str, end: str) -> None:
+    styles = {"a": lambda s, t: {"source": s, "target": t}, "b": lambda s, t: {"en": s, "de": t},
+              "c": lambda s, t: {"translation": {"en": s, "de": t}}}  # fmt: skip
+    lines = [json.dumps(styles[name[0]](*pair), ensure_ascii=False) + end for pair in PAIRS]
+    content = tsv(PAIRS, end) if ".tsv" in name else "".join(lines)
+    path = write(tmp_path / name, b"\xef\xbb\xbf" + content.encode())
+    found = load_parallel(text(path, validation=path, test=path))
+    assert rows(found.train) == rows(found.validation) == rows(found.test) == PAIRS
+
+
+def test_two_files_line_by_line(tmp_path: Path) -> None:
+    left = write(tmp_path / "t.en", "\n".join(source for source, _ in PAIRS))  # no newline at the end
+    right = write(tmp_path / "t.de.gz", "\n".join(target for _, target in PAIRS) + "\n")
+    found = load_parallel(text([left, right], validation=[left, right]))
+    assert rows(found.train) == PAIRS
+
+
+def test_lines_end_with_newlines_only(tmp_path: Path) -> None:
+    odd = [("one\u2028line", "eine\x0bZeile"), ("two\x85lines", "zwei")]
+    path = write(tmp_path / "a.tsv", tsv(odd))
+    assert rows(load_parallel(text(path, validation=path)).train) == odd
+
+
+def test_validation_is_drawn_by_the_seed_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    many = [(f"sentence {i // 2}", f"Satz {i // 2} {i % 2}") for i in range(40)] + [("other", "Satz 3 0")]
+    path = write(tmp_path / "a.tsv", tsv(many))
+    draws = [load_parallel(text(path, validation_pairs=5, seed=seed)) for seed in (0, 0, 1)]
+    assert rows(draws[0].validation) == rows(draws[1].validation) != rows(draws[2].validation)
+    for found in draws:
+        assert len(found.validation) == 5
+        assert not set(found.validation.sources) & set(found.train.sources)
+        assert not set(found.validation.targets) & set(found.train.targets)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\tb\n\tc\n", r"a.tsv:2: an empty source"),
+        (b"a\tb\nc\t \n", r"a.tsv:2: an empty target"),
+        (b"a\tb\n\nc\td\n", r"a.tsv:2: 0 tabs"),
+        (b"a\tb\tc\n", r"a.tsv:1: 2 tabs"),
+        (b"a\tb\nc\xff\td\n", r"a.tsv:2: byte 0xff is not UTF-8"),
+        (b"a\tb\nc\x00\td\n", r"a.tsv:2: a NUL byte"),
+        (b"", r"a.tsv is empty"),
+        (b"a\t" + b"b " * 10_001 + b"\n", r"a.tsv:1: a target of 1000\d words"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = write(tmp_path / "a.tsv", content)
+    with pytest.raises(InputError, match=message):
+        load_parallel(text(path, validation=path))
+
+
+def test_unequal_line_counts_name_the_shorter_file(tmp_path: Path) -> None:
+    left, right = write(tmp_path / "t.en", "a\nb\nc\n"), write(tmp_path / "t.de", "a\nb\n")
+    with pytest.raises(InputError, match=r"with 3 lines and .*t\.de with 2.*t\.de ends at line 2"):
+        load_parallel(text([left, right], validation=[left, right]))
+
+
+def test_a_damaged_gzip_and_a_missing_file_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(gzip.compress(tsv(PAIRS).encode())[:-12])
+    with pytest.raises(InputError, match=r"a\.tsv\.gz is damaged or cut off"):
+        load_parallel(text(str(path)))
+    with pytest.raises(InputError, match=r"none\.tsv cannot be read"):
+        load_parallel(text(str(tmp_path / "none.tsv")))
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"en": "a"}', '{"en": "a", "de": 3}'])
+def test_a_json_line_without_a_pair_is_named(tmp_path: Path, line: str) -> None:
+    path = write(tmp_path / "a.jsonl", f'{{"en": "a", "de": "b"}}\n{line}\n')
+    with pytest.raises(InputError, match=r"a\.jsonl:2: no"):
+        load_parallel(text(path, validation=path))
+
+
+@pytest.mark.parametrize(("target_lang", "sentence"), [("de", "Größe und Höhe ändern"), ("ru", "зелёный дом")])
+def test_swapped_languages_are_warned_of(
+    tmp_path: Path, target_lang: str, sentence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = [("a green house and a tree", sentence)] * 5
+    for pairs, warned in ((right, False), ([(target, source) for source, target in right], True)):
+        path = write(tmp_path / "a.tsv", tsv(pairs))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "hf_lskd"):
+            load_parallel(text(path, validation=path, target_lang=target_lang))
+        assert ("swapped" in caplog.text) == warned
+
+
+def test_a_dataset_folder_with_a_translation_feature(tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features({"id": datasets.Value("string"), "pair": datasets.Translation(languages=["en", "de"])})
+    rows_ = {"id": [str(i) for i in range(4)], "pair": [{"en": source, "de": target} for source, target in PAIRS]}
+    made = datasets.Dataset.from_dict(rows_, features=features)
+    datasets.DatasetDict(train=made, validation=made.select([0, 1])).save_to_disk(str(tmp_path / "d"))
+    data = {"source": "dataset", "source_lang": "en", "target_lang": "de", "name": str(tmp_path / "d"),
+            "train_split": "train", "validation_split": "validation", "test_split": "train[2:]", "column": None}  # fmt: skip
+    found = load_parallel(data)
+    assert rows(found.train) == PAIRS
+    assert rows(found.validation) == PAIRS[:2]
+    assert rows(found.test) == PAIRS[2:]
+    with pytest.raises(InputError, match="0 columns with en and ru"):
+        load_parallel({**data, "target_lang": "ru"})

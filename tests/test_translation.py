@@ -1,0 +1,257 @@
+"""A translation study from end to end, on a toy language whose right translations are known."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_lskd.cli import main
+from hf_lskd.errors import InputError
+from hf_lskd.metrics import score_translations
+from hf_lskd.recipe import Recipe, parse_recipe
+from hf_lskd.study.runner import run_study
+from hf_lskd.tasks import open_task
+from hf_lskd.tasks.translation import TRAINING_TRANSLATIONS, TRANSLATIONS
+
+WORDS = {"red": "rot", "green": "grün", "house": "Haus", "tree": "Baum", "big": "groß", "small": "klein", "two": "zwei",
+         "three": "drei", "see": "sehe", "hear": "höre", "old": "alt", "new": "neu"}  # fmt: skip
+SHAPE = "{d_model: 16, encoder_layers: 1, decoder_layers: 1, encoder_ffn_dim: 32, decoder_ffn_dim: 32, encoder_attention_heads: 2, decoder_attention_heads: 2, dropout: 0.0}"  # noqa: E501
+
+
+def pairs(count: int, seed: int) -> list[tuple[str, str]]:
+    draw = torch.Generator().manual_seed(seed)
+    english = list(WORDS)
+    rows = []
+    for _ in range(count):
+        size = int(torch.randint(2, 6, (1,), generator=draw))
+        chosen = [english[int(i)] for i in torch.randint(0, len(english), (size,), generator=draw)]
+        rows.append((" ".join(chosen), " ".join(WORDS[word] for word in chosen)))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    for name, count, seed in (("train", 300, 0), ("validation", 20, 1), ("test", 30, 2)):
+        lines = "".join(f"{source}\t{target}\n" for source, target in pairs(count, seed))
+        (folder / f"{name}.tsv").write_text(lines, encoding="utf-8")
+    return folder
+
+
+def recipe_of(text: Path, steps: int = 6, students: str = "", more: str = "") -> Recipe:
+    students = students or f"[{{model: marian, model_args: {SHAPE}}}]"
+    return parse_recipe(f"""
+name: toy
+task: translation
+data: {{source: text, source_lang: en, target_lang: de, train: {text}/train.tsv, validation: {text}/validation.tsv,
+       test: {text}/test.tsv, vocab_size: 80, max_length: 40}}
+training: {{max_tokens: 64, max_steps: {steps}, learning_rate: 0.01, eval_strategy: steps, eval_steps: 3,
+           logging_strategy: steps, logging_steps: 2}}
+teacher: {{model: marian, model_args: {SHAPE}}}
+students: {students}
+grid: {{label_smoothing: [0.0, 0.1], temperature: [1, 64]}}
+eta: {{min_count: 3, dissimilar: 5}}
+decoding: {{beams: 1}}
+{more}
+""")
+
+
+@pytest.fixture(scope="module")
+def study(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study") / "toy"
+    records = run_study(recipe_of(text), folder)
+    assert [record["status"] for record in records] == ["complete"] * 6
+    return folder
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_study_has_its_tables_and_its_page(study: Path) -> None:
+    results = rows_of(study / "results.csv")
+    assert [row["role"] for row in results] == ["teacher", "student", "student"] * 2
+    for row in results:
+        assert 0 <= float(row["bleu"]) <= 100
+        assert float(row["nll"]) > 0
+        assert row["top1"] == ""
+        assert row["best_nll"]
+    for row in results:
+        assert bool(row["target_gradient"]) == (row["role"] == "student")
+    assert {row["split"] for row in rows_of(study / "eta.csv")} == {"train", "validation"}
+    assert "BLEU" in (study / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_records_scores_are_those_of_its_translations(study: Path, text: Path) -> None:
+    cell = study / "cells" / "student-a0.1-T64-s0"
+    record = json.loads((cell / "record.json").read_text())
+    lines = [json.loads(line) for line in (cell / TRANSLATIONS).read_text(encoding="utf-8").splitlines()]
+    assert [(line["source"], line["target"]) for line in lines] == pairs(30, 2)
+    score = score_translations([x["translation"] for x in lines], [x["target"] for x in lines], target_lang="de")
+    assert record["metrics"]["bleu"] == score.bleu
+    assert record["metrics"]["chrf"] == score.chrf
+    assert record["translation"]["bleu_signature"] == score.bleu_signature
+    assert record["translation"]["split"] == "test"
+    copy = score_translations([x["source"] for x in lines], [x["target"] for x in lines], target_lang="de")
+    assert record["translation"]["copy"] == {"bleu": copy.bleu, "chrf": copy.chrf}
+
+
+def test_statistics_count_each_target_token_once(study: Path, text: Path) -> None:
+    task = open_task(recipe_of(text))
+    tensors = load_file(study / "cells" / "teacher-a0-s0" / "statistics.safetensors")
+    for split in ("train", "validation"):
+        rows = task.rows[split]  # type: ignore[attr-defined]
+        wanted = torch.bincount(
+            torch.tensor([token for _, target in rows.rows for token in target]), minlength=len(task.class_names)
+        )
+        assert torch.equal(tensors[f"{split}.count"], wanted)
+
+
+def test_a_second_run_does_nothing(study: Path, text: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in study.glob("cells/*/*")}
+    tables = (study / "results.csv").read_bytes(), (study / "eta.csv").read_bytes()
+    run_study(recipe_of(text), study)
+    assert {path: path.stat().st_mtime_ns for path in study.glob("cells/*/*")} == before
+    assert ((study / "results.csv").read_bytes(), (study / "eta.csv").read_bytes()) == tables
+
+
+def test_another_decoding_is_another_study(study: Path, text: Path) -> None:
+    with pytest.raises(InputError, match="another study"):
+        run_study(parse_recipe(recipe_of(text).to_yaml().replace("beams: 1", "beams: 2")), study)
+
+
+def test_the_saved_model_loads_without_us(study: Path) -> None:
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    folder = study / "cells" / "student-a0-T1-s0" / "model"
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.config.pad_token_id == model.config.decoder_start_token_id == tokenizer.pad_token_id
+    assert tokenizer.pad_token_id == model.config.vocab_size - 1
+    assert model.generate(**tokenizer(["red house"], return_tensors="pt"), max_new_tokens=5).shape[0] == 1
+
+
+def test_initial_weights_do_not_depend_on_alpha_or_temperature(text: Path) -> None:
+    from hf_lskd.study.grid import cells
+
+    recipe = recipe_of(text)
+    task = open_task(recipe)
+    built = [task.build(cell).state_dict() for cell in cells(recipe) if cell.role == "student"]
+    for other in built[1:]:
+        assert all(torch.equal(other[name], weight) for name, weight in built[0].items())
+
+
+def test_a_student_of_the_teachers_translations_learns_what_the_teacher_says(text: Path, tmp_path: Path) -> None:
+    students = f"""
+  - {{name: said, model: marian, model_args: {SHAPE}, targets: teacher}}
+  - {{name: both, model: marian, model_args: {SHAPE}, targets: both}}"""
+    recipe = recipe_of(text, students=students)
+    grid: Any = recipe.grid
+    object.__setattr__(grid, "label_smoothing", (0.0,))
+    records = run_study(recipe, tmp_path / "s")
+    assert [record["status"] for record in records] == ["complete"] * 5
+    teacher = tmp_path / "s" / "cells" / "teacher-a0-s0"
+    lines = [json.loads(line) for line in (teacher / TRAINING_TRANSLATIONS).read_text(encoding="utf-8").splitlines()]
+    assert [line["source"] for line in lines] == [source for source, _ in pairs(300, 0)]
+    task: Any = open_task(recipe)
+    args = task.arguments(record_cell(recipe, "said"), tmp_path / "args")
+    rows = task._training_rows(recipe.students[0], teacher / "model", args)
+    said = [
+        line["target"]
+        for line in lines
+        if line["target"].strip() and len(task.tokenizer(line["target"]).input_ids) <= 40
+    ]
+    assert [task.tokenizer.decode(target, skip_special_tokens=True) for _, target in rows.rows] == said
+    both = task._training_rows(recipe.students[1], teacher / "model", args)
+    assert len(both) == len(rows) + 300
+    assert len(both.lengths) == len(both)
+
+
+def record_cell(recipe: Recipe, student: str) -> Any:
+    from hf_lskd.study.grid import cells
+
+    return next(cell for cell in cells(recipe) if cell.student == student)
+
+
+def test_translate_reads_a_cell_a_model_and_a_recipe_alike(study: Path, text: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("red house\ntwo big trees\n", encoding="utf-8")
+    page = tmp_path / "toy.yaml"
+    page.write_text(recipe_of(text).to_yaml(), encoding="utf-8")
+    cell = study / "cells" / "teacher-a0-s0"
+    outputs = []
+    for i, model in enumerate(([str(cell)], [str(cell / "model"), "--beams", "1"], [str(page), "--study", str(study)])):
+        output = tmp_path / f"out{i}.tsv"
+        assert main(["translate", *model, "--input", str(source), "--output", str(output)]) == 0
+        outputs.append(output.read_text(encoding="utf-8"))
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert [line.split("\t")[0] for line in outputs[0].splitlines()] == ["red house", "two big trees"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--beams", "0"], "beams"),
+        (["--cell", "nobody"], "teacher-a0-s0"),
+        (["--output", "out.pdf"], ".jsonl"),
+        (["--input", "missing.txt"], "missing.txt"),
+    ],
+)
+def test_bad_input_of_translate_is_one_message(
+    study: Path, text: Path, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, page = tmp_path / "in.txt", tmp_path / "toy.yaml"
+    source.write_text("red\n", encoding="utf-8")
+    page.write_text(recipe_of(text).to_yaml(), encoding="utf-8")
+    given = {"--input": str(source), "--output": str(tmp_path / "out.tsv"), "--study": str(study)}
+    given.update(dict([words]))  # type: ignore[list-item]
+    assert main(["translate", str(page), *[word for pair in given.items() for word in pair]]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out.tsv").exists()
+
+
+def test_max_tokens_below_the_longest_pair_is_refused_before_training(text: Path, tmp_path: Path) -> None:
+    recipe = parse_recipe(recipe_of(text).to_yaml().replace("max_tokens: 64", "max_tokens: 4"))
+    with pytest.raises(InputError, match="max_tokens = 4"):
+        run_study(recipe, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_study_with_a_given_teacher_and_its_tokenizer(study: Path, text: Path, tmp_path: Path) -> None:
+    model = study / "cells" / "teacher-a0-s0" / "model"
+    page = recipe_of(text).to_dict()
+    page["data"]["tokenizer"] = str(model)
+    page["teacher"] = {"path": {"0.0": str(model)}}
+    page["grid"] |= {"label_smoothing": [0.0], "temperature": [1]}
+    from hf_lskd.recipe import recipe_from_dict
+
+    records = run_study(recipe_from_dict(page), tmp_path / "s")
+    assert [record["status"] for record in records] == ["complete", "complete"]
+    kept = json.loads((study / "cells" / "teacher-a0-s0" / "record.json").read_text())
+    assert records[0]["metrics"]["bleu"] == kept["metrics"]["bleu"]
+    # Another token map is refused with both sizes.
+    page["data"] |= {"tokenizer": None, "vocab_size": 70}
+    with pytest.raises(InputError, match="token"):
+        run_study(recipe_from_dict(page), tmp_path / "other")
+
+
+def test_eta_and_report_can_be_made_again(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(study, copy)
+    eta = (copy / "eta.csv").read_bytes()
+    (copy / "eta.csv").unlink()
+    assert main(["eta", str(copy)]) == 0
+    assert (copy / "eta.csv").read_bytes() == eta
+    assert main(["report", str(copy)]) == 0
+    assert main(["project", str(copy), "--classes", *target_tokens(eta)]) == 0
+
+
+def target_tokens(eta: bytes) -> list[str]:
+    return list(dict.fromkeys(row["target"] for row in csv.DictReader(eta.decode().splitlines())))[:3]
