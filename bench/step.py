@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer
 
-import hf_lskd.trainer as trainer_module
+import hf_lskd.distillation as distillation
 from hf_lskd import ClassStatistics, DistillationArguments, DistillationTrainer
 from hf_lskd.models import load_image_classifier
 
@@ -136,7 +136,7 @@ def show(seconds: dict[str, list[float]], base: str) -> None:
 
 
 def main() -> None:
-    trainer_module.report_teacher = lambda trainer: None  # the step is measured, not the check before the first one
+    distillation.report_teacher = lambda trainer: None  # the step is measured, not the check before the first one
     rounds, steps = (int(sys.argv[1]) if len(sys.argv) > 1 else 5), (int(sys.argv[2]) if len(sys.argv) > 2 else 40)
     with tempfile.TemporaryDirectory() as folder:
         data = Noise(steps * BATCH)

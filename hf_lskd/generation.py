@@ -19,7 +19,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from hf_lskd.errors import InputError
 from hf_lskd.models.sequence import check_tokenizer, decoder_start, is_encoder_decoder
-from hf_lskd.translate import PartialFile, Row, Translation, check_suffix, read_sources, write_translations
+from hf_lskd.translation_files import PartialFile, Row, Translation, check_suffix, read_sources, write_translations
 
 __all__ = ["Translation", "read_sources", "translate_corpus"]
 

@@ -49,7 +49,7 @@ def score_translations(hypotheses: Sequence[str], references: Sequence[str], *, 
 
     made, wanted = _lines("hypotheses", hypotheses), _lines("references", references)
     _check_counts({"hypotheses": made, "references": wanted})
-    bleu, chrf = _bleu(target_lang), CHRF()
+    bleu, chrf = bleu_metric(target_lang), CHRF()
     scored = bleu.corpus_score(made, [wanted])
     if not scored.ref_len:
         raise InputError(f"{len(wanted)} references without a word", "references with text in them")
@@ -104,7 +104,7 @@ def paired_bootstrap(
     lines = {"hypotheses_a": hypotheses_a, "hypotheses_b": hypotheses_b, "references": references}
     a, b, wanted = (_lines(name, texts) for name, texts in lines.items())
     _check_counts({"hypotheses_a": a, "hypotheses_b": b, "references": wanted})
-    bleu = _bleu(target_lang)
+    bleu = bleu_metric(target_lang)
     test = PairedTest([("a", a), ("b", b)], {"BLEU": bleu}, [wanted], test_type="bs", n_samples=samples)
     test._seed = seed  # its only other way in is the environment, which is the whole process's
     signatures, scores = test()
@@ -112,7 +112,7 @@ def paired_bootstrap(
     signature = signatures["BLEU"]
     signature.update("seed", str(seed))
     draws = np.random.default_rng(seed).choice(len(wanted), size=(samples, len(wanted)), replace=True)
-    resampled = np.array([_resampled(bleu, texts, wanted, draws) for texts in (a, b)])
+    resampled = np.array([resampled_bleu(bleu, texts, wanted, draws) for texts in (a, b)])
     differences = np.sort(resampled[1] - resampled[0])
     outside = samples // 40  # on either side, as sacrebleu cuts its intervals
     return PairedDifference(
@@ -181,7 +181,7 @@ def _check_counts(lines: dict[str, list[str]]) -> None:
         raise InputError(said, "at least one of each")
 
 
-def _bleu(target_lang: str) -> Any:
+def bleu_metric(target_lang: str) -> Any:
     """sacrebleu's BLEU with what it takes by default for the language."""
     from sacrebleu.metrics import BLEU
 
@@ -212,7 +212,7 @@ def _tokenised_bleu(made: Sequence[str], wanted: Sequence[str], language: str) -
     return float(score), str(signature)
 
 
-def _resampled(bleu: Any, texts: Sequence[str], wanted: Sequence[str], draws: Any) -> list[float]:
+def resampled_bleu(bleu: Any, texts: Sequence[str], wanted: Sequence[str], draws: Any) -> list[float]:
     """BLEU of each row of sentence numbers `draws [samples, N]`, from the sentences' n-gram counts."""
     import numpy as np
 

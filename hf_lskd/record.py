@@ -31,6 +31,7 @@ PACKAGES = (
     "tokenizers",
     "sacrebleu",
     "babel",
+    "sacremoses",
     "numpy",
     "safetensors",
     "pillow",

@@ -74,7 +74,7 @@ def test_validation_is_drawn_by_the_seed_and_leaves_nothing_behind(tmp_path: Pat
     [
         (b"a\tb\n\tc\n", r"a.tsv:2: an empty source"),
         (b"a\tb\nc\t \n", r"a.tsv:2: an empty target"),
-        (b"a\tb\n\nc\td\n", r"a.tsv:2: 0 tabs"),
+        (b"a\tb\n\nc\td\n", r"a.tsv:2: an empty line"),
         (b"a\tb\tc\n", r"a.tsv:1: 2 tabs"),
         (b"a\tb\nc\xff\td\n", r"a.tsv:2: byte 0xff is not UTF-8"),
         (b"a\tb\nc\x00\td\n", r"a.tsv:2: a NUL byte"),

@@ -16,7 +16,7 @@ import torch
 
 from hf_lskd.errors import InputError
 from hf_lskd.generation import Translation, read_sources, translate_corpus
-from hf_lskd.translate import write_translations
+from hf_lskd.translation_files import write_translations
 from tests.tiny_seq2seq import FAMILIES, VOCABULARY, tiny_seq2seq
 
 ROOT = Path(__file__).parents[1]

@@ -44,7 +44,7 @@ LAYOUT = [
     {"losses"},
     {"errors"},
 ]
-FAMILIES = {"distillation": "trainer", "seq2seq": "trainer",
+FAMILIES = {"translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",
             "ema": "trainer", "penultimate": "trainer", "stock": "trainer", "teacher_accuracy": "trainer",
             "recipe_data": "recipe", "recipe_fields": "recipe", "recipe_schema": "recipe",
             "recipe_training": "recipe", "recipe_yaml": "recipe"}  # fmt: skip

@@ -19,11 +19,13 @@ from hf_lskd.errors import InputError
 from hf_lskd.study.charts import LINE_HEIGHT, Curve, Mark, Series, curve_chart, line_chart, nice_ticks
 from hf_lskd.study.panels import Cloud, projection_panel
 from hf_lskd.study.report import LARGEST, write_report
+from hf_lskd.study.report_classes import class_table
 from hf_lskd.study.report_eta import summaries
 from hf_lskd.study.report_figures import thinned
 from hf_lskd.study.report_folder import Key, Setting, read_study
 from hf_lskd.study.report_numbers import Control, Estimate, Rise, Scores, best_cell, example_interval
 from hf_lskd.study.report_words import answer_lines, control_sentence, number, uncertain
+from hf_lskd.study.summary import print_eta
 
 from .study_folder import ETA, RESULTS, make_study
 
@@ -235,6 +237,27 @@ def test_answer_for_each_student(tmp_path: Path) -> None:
     assert len(answer_lines(tmp_path)) == 4
 
 
+def test_students_near_chance_learnt_nothing_and_lose_nothing(tmp_path: Path) -> None:
+    text = page_of(set_top1(make_study(tmp_path, **SMALL), lambda alpha, t, seed: 0.6 + 0.05 * seed)).text
+    assert "The students learnt nothing to speak of: the highest has " in text
+    assert "below twice chance (" in text
+    assert "So this study does not say what raising T costs." in text
+    assert "8 of 10 models (α and T) are below twice chance" in text
+    assert "every student. Differences between such models mean nothing." in text
+    assert "costs nothing (" not in text
+    assert "Best:" not in text
+
+
+def test_only_the_smoothing_that_learnt_is_judged(tmp_path: Path) -> None:
+    folder = set_top1(make_study(tmp_path, **SMALL), lambda alpha, t, seed: 0.5 + 0.01 * seed if alpha else 80 + seed)
+    text = page_of(folder).text
+    assert (
+        "With α = 0.1, raising T from 1 to 64 says nothing, as the students learnt nothing at either T (below" in text
+    )
+    assert "without smoothing it costs nothing (" in text
+    assert "learnt nothing to speak of. Below twice chance (1.4 %): the students of α = 0.1, T = 1; " in text
+
+
 @pytest.mark.parametrize("axis", [{"alphas": (0.1,)}, {"alphas": (0.0,)}, {"alphas": (0.0, 0.05, 0.1)}])
 def test_any_set_of_alphas_has_an_answer(tmp_path: Path, axis: dict) -> None:
     text = page_of(make_study(tmp_path, **SMALL, **axis)).text
@@ -312,6 +335,33 @@ def test_equalised_cells_have_an_effective_gradient_of_one(demo_page: Page) -> N
     assert all("<td>1.00</td></tr>" in r for r in rows)
 
 
+def test_beside_a_hard_loss_a_small_gradient_is_no_learning_rate(tmp_path: Path) -> None:
+    text = page_of(make_study(tmp_path, kd_weights=(0.5,), loss_scales=(1.0, "equalised"), **SMALL)).text
+    assert "The hard loss beside it (weight 0.5) keeps its scale" in text
+    assert "a hard loss, whose scale does not change with T, stands beside the soft one" in text
+    assert "points with the soft loss times 1," in text
+    for wrong in ("effective learning rate", "smaller learning rate", "as in the paper"):
+        assert wrong not in text
+
+
+def test_over_the_top_classes_alone_g_is_not_the_losses(tmp_path: Path) -> None:
+    text = page_of(make_study(tmp_path, kd_top_k=5, **SMALL)).text
+    assert "g is defined for the loss over all classes; here only the teacher’s top 5 count." in text
+    assert "effective learning rate" not in text
+    assert "as in the paper" not in text
+
+
+def test_a_fall_that_cannot_be_computed_is_not_denied(tmp_path: Path) -> None:
+    text = page_of(make_study(tmp_path, temperatures=(64.0,), **SMALL)).text
+    assert "What the score does there cannot be said: no lower T to compare with is finished." in text
+    assert "does not measurably fall" not in text
+
+
+def test_no_fall_at_a_small_gradient_is_said(tmp_path: Path) -> None:
+    text = page_of(set_top1(make_study(tmp_path, **SMALL), lambda alpha, t, seed: 80 + 0.01 * t + seed)).text
+    assert "Accuracy does not measurably fall at these temperatures all the same." in text
+
+
 def estimate(low: float, high: float) -> Estimate:
     return Estimate((low + high) / 2, low, high, 3, "seeds")
 
@@ -335,7 +385,52 @@ def test_control_is_put_into_words(paper: tuple, equalised: tuple, difference: t
     assert expected in control_sentence(Control(first, twin, estimate(*difference)))
 
 
+# ---- Classes
+
+
+def test_best_and_worst_classes_of_teacher_and_student(tmp_path: Path) -> None:
+    names = [f"letter {i}" for i in range(12)]
+    folder = make_study(tmp_path, seeds=2, class_names=names, temperatures=(1.0, 64.0), alphas=(0.1,), **SMALL)
+    config = folder / "cells" / "teacher-a0.1-s0" / "model" / "config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"id2label": dict(enumerate(names))}))
+    table = class_table(Scores(read_study(folder)))
+    assert table is not None
+    assert list(table.head) == ["class", "teacher, α = 0.1", "α = 0.1, T = 1", "α = 0.1, T = 64"]
+    shares = np.empty((3, 12))
+    for row, cell in enumerate(("teacher-a0.1", "student-a0.1-T1", "student-a0.1-T64")):
+        seeds = [load_file(folder / "cells" / f"{cell}-s{seed}" / "predictions.safetensors") for seed in (0, 1)]
+        for c in range(12):
+            right = [np.mean(f["prediction"][f["label"] == c] == c) for f in seeds]
+            shares[row, c] = 100 * np.mean(right)
+    order = np.argsort(-shares.mean(axis=0), kind="stable")
+    chosen = [*order[:5], *order[-5:]]
+    assert [row[0] for row in table.rows] == [names[c] for c in chosen]
+    assert [row[1:] for row in table.rows] == [[f"{v:.0f}" for v in shares[:, c]] for c in chosen]
+    assert "Accuracy by class, %" in page_of(folder).text
+
+
+def test_few_classes_are_shown_once_and_none_without_predictions(tmp_path: Path) -> None:
+    few = make_study(tmp_path / "few", seeds=1, class_names=[str(i) for i in range(7)], **SMALL)
+    table = class_table(Scores(read_study(few)))
+    assert table is not None
+    assert sorted(row[0] for row in table.rows) == [f"class {i}" for i in range(7)]
+    bare = make_study(tmp_path / "bare", seeds=1, predictions=False, **SMALL)
+    assert class_table(Scores(read_study(bare))) is None
+
+
 # ---- η and projections
+
+
+def test_the_terminals_chance_is_that_of_the_page(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_eta(demo)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for one in summaries(read_study(demo)):
+        if one.setting.kd_loss_scale == 1.0:
+            start = ["student", f"{one.alpha:g}", "0", f"{one.low:g}→{one.high:g}", one.split]
+            assert one.chance is not None
+            assert [line[-1] for line in lines if line[:5] == start] == [f"{one.chance:.0f}"]
+    assert len(lines) == 1 + 2 * 2 * 3 * 6 * 2 + 1
 
 
 def test_eta_means_are_those_of_the_rows_with_the_interval_around_them(demo: Path) -> None:

@@ -1,12 +1,18 @@
-"""Parallel text on disk: TSV, JSONL or two text files, plain or gzip; every mistake named with file and line."""
+"""Text on disk: TSV, JSONL or two text files, plain or gzip, and members of archives; every mistake named with its place."""
 
+import codecs
 import gzip
+import hashlib
 import json
 import logging
+import os
+import re
+import tarfile
+import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 from hf_lskd.data.pairs import Pairs, ParallelSource
 from hf_lskd.errors import InputError
@@ -14,39 +20,57 @@ from hf_lskd.errors import InputError
 logger = logging.getLogger(__name__)
 
 LONGEST = 10_000  # words of a line: more is no sentence
-UMLAUTS = frozenset("äöüßÄÖÜ")
-CYRILLIC = frozenset(("ru", "uk", "bg", "be", "mk"))
+LARGEST = 256 << 20  # bytes of a member that is read: the text of a pair is tens of megabytes
+HARMLESS, PACKING = 64 << 20, 100  # unpacked bytes that need no excuse; more may be this many times the packed ones
+BLOCK = 1 << 20
+UNWRITABLE = re.compile("[\ud800-\udfff]")  # a JSON escape alone
 
 
 def load_text(data: Mapping[str, Any]) -> ParallelSource:
     """The splits that `data` names: train, and validation and test where given.
 
     Without `validation`, `validation_pairs` sentences are drawn from training by a hash of (seed, source), and whatever shares
-    their source or target leaves training. Warns when the sides look swapped. Raises InputError with file and line.
+    their source or target leaves training. Raises InputError with file and line.
     """
     source, target = data["source_lang"], data["target_lang"]
     train = read_pairs(data["train"], source, target)
-    warn_if_swapped(train, source, target)
-    test = None if data.get("test") is None else read_pairs(data["test"], source, target)
-    if data.get("validation") is not None:
-        validation = read_pairs(data["validation"], source, target)
-    else:
+    test = None if data["test"] is None else read_pairs(data["test"], source, target)
+    given = None if data["validation"] is None else read_pairs(data["validation"], source, target)
+    read = len(train) + len(given or ()) + len(test or ())
+    if given is None:
         train, validation = held_out(train, data["validation_pairs"], data["seed"])
-    counts = {"train": len(train), "validation": len(validation), "test": 0 if test is None else len(test)}
-    return ParallelSource(train, validation, source, target, test, {"corpus": "text", "pairs": counts})
+    else:
+        validation = given
+    facts = {"corpus": "text", **counted(read, train, validation, test, {})}
+    return ParallelSource(train, validation, source, target, test, facts)
+
+
+def counted(
+    read: int, train: Pairs, validation: Pairs, test: Pairs | None, left_out: Mapping[str, int]
+) -> dict[str, Any]:
+    """What a report says of counts: pairs of each split, pairs read, and pairs left out by reason.
+
+    What neither a split nor `left_out` has was taken out of training since it shared a sentence with validation.
+    """
+    pairs = {"train": len(train), "validation": len(validation), "test": 0 if test is None else len(test)}
+    shared = read - sum(pairs.values()) - sum(left_out.values())
+    reasons = {**left_out, "shares a sentence with validation": shared}
+    return {"pairs": pairs, "read": read, "left_out": {reason: count for reason, count in reasons.items() if count}}
 
 
 def read_pairs(place: str | Sequence[str], source: str, target: str) -> Pairs:
     """The pairs of one file (TSV, or JSONL by its name), or of two text files line by line."""
     if isinstance(place, str):
-        path = Path(place)
+        path = Path(place).expanduser()
         as_json = path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
         rows = [
             json_pair(line, f"{path}:{number}", source, target) if as_json else tab_pair(line, f"{path}:{number}")
             for number, line in lines_of(path)
         ]
         return Pairs([row[0] for row in rows], [row[1] for row in rows])
-    sides = [[checked(line, f"{path}:{number}") for number, line in lines_of(Path(path))] for path in place]
+    sides = [
+        [checked(line, f"{path}:{number}") for number, line in lines_of(Path(path).expanduser())] for path in place
+    ]
     if len(sides[0]) != len(sides[1]):
         shorter = min(range(2), key=lambda i: len(sides[i]))
         raise InputError(
@@ -58,20 +82,28 @@ def read_pairs(place: str | Sequence[str], source: str, target: str) -> Pairs:
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, text) of each line of a UTF-8 file, gzip or plain. Lines end with \\n or \\r\\n and with nothing else."""
-    content = read_bytes(path)
+    """(number, text) of each line of a UTF-8 file, gzip or plain, as `lines_in` gives them."""
+    return lines_in(read_bytes(path), str(path))
+
+
+def lines_in(content: bytes, name: str) -> Iterator[tuple[int, str]]:
+    """(number, text) of each line of UTF-8 bytes. Lines end with \\n or \\r\\n and with nothing else; `name` is for messages.
+
+    Raises InputError for an empty file, bytes that are not UTF-8, and NUL.
+    """
+    content = content.removeprefix(codecs.BOM_UTF8)
     if not content.strip():
-        raise InputError(f"{path} is empty", "parallel text, a pair a line")
+        raise InputError(f"{name} is empty", "parallel text, a pair a line")
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
         try:
-            text = line.removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
+            text = line.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
             byte = f"0x{line[error.start]:02x}"
             raise InputError(
-                f"{path}:{number}: byte {byte} is not UTF-8", "UTF-8 text", "Convert it: iconv -t UTF-8."
+                f"{name}:{number}: byte {byte} is not UTF-8", "UTF-8 text", "Convert it: iconv -t UTF-8."
             ) from error
         if "\0" in text:
-            raise InputError(f"{path}:{number}: a NUL byte", "UTF-8 text")
+            raise InputError(f"{name}:{number}: a NUL byte", "UTF-8 text")
         yield number, text
 
 
@@ -86,6 +118,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def tab_pair(line: str, where: str) -> tuple[str, str]:
+    if not line.strip():
+        raise InputError(f"{where}: an empty line", "source, one tab, target", "Take the line out.")
     parts = line.split("\t")
     if len(parts) != 2:
         raise InputError(f"{where}: {len(parts) - 1} tabs", "source, one tab, target")
@@ -97,7 +131,7 @@ def json_pair(line: str, where: str, source: str, target: str) -> tuple[str, str
     allowed = f'{{"source": "…", "target": "…"}} or {{"{source}": "…", "{target}": "…"}}'
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: no JSON ({error})", allowed) from error
     row = row.get("translation", row) if isinstance(row, dict) else row
     for names in (("source", "target"), (source, target)):
@@ -107,13 +141,16 @@ def json_pair(line: str, where: str, source: str, target: str) -> tuple[str, str
 
 
 def checked(text: str, where: str, side: str = "line") -> str:
+    """The text as it is. Raises InputError when it is empty, longer than any sentence, or cannot be written as UTF-8."""
     if not text.strip():
         raise InputError(f"{where}: an empty {side}", "text on both sides", "Take the pair out on both sides.")
-    words = text.count(" ") + 1
+    words = len(text.split())
     if words > LONGEST:
         raise InputError(
             f"{where}: a {side} of {words} words", f"at most {LONGEST}", "Is the file split into sentences?"
         )
+    if "\0" in text or UNWRITABLE.search(text):
+        raise InputError(f"{where}: a {side} with NUL or half a surrogate pair", "text that UTF-8 can hold")
     return text
 
 
@@ -122,7 +159,7 @@ def held_out(pairs: Pairs, count: int, seed: int) -> tuple[Pairs, Pairs]:
     places: dict[str, int] = {}
     for i, source in enumerate(pairs.sources):
         places.setdefault(source, i)
-    order = sorted(places, key=lambda source: (zlib.crc32(f"{seed}|{source}".encode()), source))
+    order = sorted(places, key=lambda source: hashlib.sha256(f"{seed}|{source}".encode()).digest())
     chosen = sorted(places[source] for source in order[:count])
     sources, targets = ({side[i] for i in chosen} for side in (pairs.sources, pairs.targets))
     left = [i for i in range(len(pairs)) if pairs.sources[i] not in sources and pairs.targets[i] not in targets]
@@ -137,37 +174,93 @@ def picked(pairs: Pairs, indices: Sequence[int]) -> Pairs:
     return Pairs([pairs.sources[i] for i in indices], [pairs.targets[i] for i in indices])
 
 
-def warn_if_swapped(pairs: Pairs, source: str, target: str) -> None:
-    """Warn when the letters of one language stand on the side of the other."""
-    if is_cyrillic_language(source) and is_cyrillic_language(target):
-        return  # nothing to tell them apart by
-    for language in (source, target):
-        if language != "de" and not is_cyrillic_language(language):
-            continue
-        sign = is_cyrillic if is_cyrillic_language(language) else is_umlaut
-        sides = [share(texts[:2000], sign) for texts in (pairs.sources, pairs.targets)]
-        own, other = sides if language == source else sides[::-1]
-        if other > 5 * own + 0.002:
-            logger.warning(
-                "The two sides look swapped: letters of %r are %.1f %% of the other side and %.1f %% of its own. "
-                "Is source_lang %s and target_lang %s?",
-                *(language, 100 * other, 100 * own, source, target),
+# ---- Members of a folder or an archive
+
+Member = tuple[str, bytes | None]  # a name, and the content of those that are wanted
+
+
+def folder_members(folder: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
+    """The files below a folder, sorted. Raises OSError for one that cannot be read."""
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root, name)
+            yield str(path.relative_to(folder)), path.read_bytes() if wanted(name) else None
+
+
+def archive_members(packed: BinaryIO, size: int, name: str, wanted: Callable[[str], bool]) -> Iterator[Member]:
+    """The files of a .tgz of `size` bytes, in its order, read from front to end without writing anything.
+
+    Raises InputError for an archive that is cut off or damaged, for members that would leave a folder on unpacking, links,
+    devices, and for what unpacks to far more than text does.
+    """
+    try:
+        stream = Unpacked(packed, size, name)
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=BLOCK) as archive:  # type: ignore[call-overload]
+            for member in archive:
+                refuse_hostile(member, name)
+                if member.isfile():
+                    yield member.name, member_content(archive, member, name) if wanted(member.name) else None
+        while stream.read(BLOCK):  # to the end, where gzip has its checksum
+            pass
+    except (EOFError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{name} is damaged, cut off or no .tgz ({error})", "a whole .tgz", "Fetch it again."
+        ) from error
+
+
+class Unpacked:
+    """A gzip stream that stops when it unpacks to more than text can be packed from."""
+
+    def __init__(self, packed: BinaryIO, size: int, name: str) -> None:
+        self.stream, self.name, self.taken = gzip.GzipFile(fileobj=packed), name, 0
+        self.most = max(HARMLESS, PACKING * size)
+
+    def read(self, count: int) -> bytes:
+        data = self.stream.read(min(count, BLOCK))
+        self.taken += len(data)
+        if self.taken > self.most:
+            raise InputError(f"{self.name} unpacks to over {self.most >> 20} MiB", f"at most {PACKING} times its size")
+        return data
+
+
+def member_content(archive: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
+    if member.size > LARGEST:
+        raise InputError(f"{name}: {member.name} of {member.size} bytes", f"at most {LARGEST >> 20} MiB")
+    stream = archive.extractfile(member)
+    return stream.read() if stream is not None else b""
+
+
+def refuse_hostile(member: tarfile.TarInfo, name: str) -> None:
+    """Raise InputError for a member that no archive of texts has."""
+    path = PurePosixPath(member.name.replace("\\", "/"))
+    problems = (
+        (path.is_absolute() or re.match("[A-Za-z]:", member.name), "has an absolute name"),
+        (".." in path.parts, "has a name that leads out of the folder"),
+        (member.issym() or member.islnk(), f"is a link to {member.linkname!r}"),
+        (member.issparse() or not (member.isfile() or member.isdir()), "is neither a file nor a folder"),
+        (member.size < 0, f"has a size of {member.size}"),
+    )
+    for wrong, what in problems:
+        if wrong:
+            raise InputError(
+                f"{name}: member {member.name!r} {what}", "files and folders", "Do not unpack this archive."
             )
-            return
 
 
-def is_cyrillic_language(code: str) -> bool:
-    return code.split("_")[0] in CYRILLIC
+def keep_files(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write into a temporary folder beside it and rename that, so that a half-written one is never read.
 
-
-def is_umlaut(character: str) -> bool:
-    return character in UMLAUTS
-
-
-def is_cyrillic(character: str) -> bool:
-    return "\u0400" <= character <= "\u04ff"
-
-
-def share(texts: Sequence[str], sign: Any) -> float:
-    letters = [character for text in texts for character in text if character.isalpha()]
-    return sum(map(sign, letters)) / max(len(letters), 1)
+    Warns when the place cannot be written: what was read is still of use.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary:
+            whole = Path(temporary) / "files"
+            whole.mkdir()
+            for name, content in files.items():
+                (whole / name).write_bytes(content)
+            os.replace(whole, folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was first
+            logger.warning("Not kept in %s (%s); set HF_LSKD_CACHE to a folder that can be written.", folder, error)

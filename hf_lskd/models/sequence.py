@@ -203,7 +203,7 @@ def reading_decoder(model: Any) -> Iterator[Callable[[Tensor], Tensor]]:
 
 def output_weights(model: Any) -> tuple[Tensor, Tensor | None]:
     """Weight `[V, D]` and bias `[V]` (or None) of the layer that turns decoder states into logits, on the CPU."""
-    layer = getattr(model.get_decoder(), "output_projection", None)  # FSMT names its input embedding in place of this one
+    layer = getattr(model.get_decoder(), "output_projection", None)  # FSMT's own
     layer = model.get_output_embeddings() if layer is None else layer
     bias = getattr(model, "final_logits_bias", None)
     bias = getattr(layer, "bias", None) if bias is None else bias

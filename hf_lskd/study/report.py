@@ -15,8 +15,9 @@ from hf_lskd.study import report_translation as translation
 from hf_lskd.study.report_classes import class_table
 from hf_lskd.study.report_eta import EtaSummary, choices, summaries
 from hf_lskd.study.report_folder import Setting, StudyFolder, distinct, read_study
-from hf_lskd.study.report_limits import is_learning_rate, limits, optimizer, small_gradient_sentences
+from hf_lskd.study.report_limits import limits, small_gradient_sentences, why_no_rate
 from hf_lskd.study.report_numbers import Scores, control, floor, learnt_nothing, rises
+from hf_lskd.study.report_translation_limits import slow_learning
 from hf_lskd.study.report_words import (
     Answer,
     answer,
@@ -104,7 +105,7 @@ def context(scores: Scores, eta: Sequence[EtaSummary], detail: Detail) -> dict[s
     first = distinct([s[0] for name in students if (s := scores.settings(name))])
     return {
         "name": study.name,
-        "counts": _counts(study),
+        "counts": made.counts(study),
         "answers": answers,
         "tiles": _tiles(scores, eta),
         "notices": _notices(scores),
@@ -114,8 +115,7 @@ def context(scores: Scores, eta: Sequence[EtaSummary], detail: Detail) -> dict[s
         "item": "token" if scores.metric == "bleu" else "image",
         "bars": _bars(answers, scores.words.items, any(len(found) > 1 for found in scores.cells.values())),
         "changes": [(name, t) for name in students if (t := tables.changes(scores, name))],
-        "learning_rate": any(is_learning_rate(scores, s) for s in settings),
-        "optimizers": listed(distinct(o for s in settings if (o := optimizer(study, s)))),
+        "no_rate": _no_rate(study, settings),
         "gradient": [_gradient_section(scores, name) for name in students],
         "eta": _eta_section(study, eta, settings, detail) if eta else None,
         "projections": figures.projections(study, settings, detail.points),
@@ -131,19 +131,8 @@ def context(scores: Scores, eta: Sequence[EtaSummary], detail: Detail) -> dict[s
         "settings": made.settings(study),
         "recipe": made.pretty(study.recipe),
         "versions": made.versions(study),
-        "version": _version(study),
+        "version": made.version(study),
     }
-
-
-def _counts(study: StudyFolder) -> str:
-    seeds = len({c.seed for c in study.students})
-    parts = [
-        f"{len(study.teachers)} teacher{'s' * (len(study.teachers) != 1)}",
-        f"{len(study.students)} student{'s' * (len(study.students) != 1)}",
-        f"{seeds} seed{'s' * (seeds != 1)}",
-    ]
-    failed = sum(not c.complete for c in study.cells)
-    return " · ".join(parts + ([f"{failed} failed"] if failed else []))
 
 
 def _tiles(scores: Scores, eta: Sequence[EtaSummary]) -> list[Mapping[str, str]]:
@@ -157,6 +146,8 @@ def _tiles(scores: Scores, eta: Sequence[EtaSummary]) -> list[Mapping[str, str]]
     ]
     effects = tables.smoothing_effects(scores, main)
     tiles += [_tile(f"difference that α = {r.alpha:g} makes", by, unit) for r, by in effects]
+    if all(learnt_nothing(scores, key) for key in scores.cells if key.setting == main):
+        tiles = []
     return tiles + _eta_tile(main, eta)
 
 
@@ -188,6 +179,8 @@ def _notices(scores: Scores) -> list[tuple[str, str]]:
         ("gradient", text if names == students else f"{listed([f'“{n}”' for n in names])}: {text}")
         for text, names in by_text.items()
     ]
+    slow = slow_learning(scores, scores.settings()[0]) if scores.metric == "bleu" and students else ""
+    found += [("limits", slow)] if slow else []
     lowest = floor(scores)
     low = [k for k in scores.cells if learnt_nothing(scores, k)]
     if lowest and low:
@@ -225,6 +218,12 @@ def _bars(answers: Sequence[Answer], items: str, several: bool) -> str:
     bars = "Bars are 95 % intervals" + (f" over the {items}, not over seeds" if kinds == {"examples"} else "")
     bars += f" (over {items} where fewer than 3 seeds ran)" if len(kinds) > 1 else ""
     return bars + ("; small dots are single seeds." if several else ".")
+
+
+def _no_rate(study: StudyFolder, settings: Sequence[Setting]) -> str:
+    """Why g is no learning rate in any setting of the study; empty where it is one in some."""
+    reasons = [why_no_rate(study, setting) for setting in settings]
+    return "; ".join(distinct(reasons)) if all(reasons) else ""
 
 
 def _gradient_section(scores: Scores, student: str) -> Mapping[str, Any]:
@@ -287,7 +286,3 @@ def _calibration(scores: Scores, settings: Sequence[Setting]) -> list[figures.Fi
         if any(metric in c.metrics for c in scores.folder.students):
             found += figures.over_temperature(scores, settings, metric, label, digits)
     return found
-
-
-def _version(study: StudyFolder) -> str:
-    return next((str(v) for r in study.records.values() if (v := (r.get("versions") or {}).get("hf_lskd"))), "")

@@ -52,18 +52,18 @@ class ResampledBleu:
         return float(low), float(high)
 
     def _resample(self, lines: Sequence[Line]) -> np.ndarray:
-        from hf_lskd.metrics import _bleu, _resampled
+        from hf_lskd.metrics import bleu_metric, resampled_bleu
 
         count = len(lines)
         if count not in self._draws:
             self._draws[count] = np.random.default_rng(SEED).choice(count, size=(RESAMPLES, count), replace=True)
         texts, wanted = ([text.rstrip() for text in side] for side in (made_of(lines), [x.target for x in lines]))
-        return np.array(_resampled(_bleu(self.target_lang), texts, wanted, self._draws[count]))
+        return np.array(resampled_bleu(bleu_metric(self.target_lang), texts, wanted, self._draws[count]))
 
 
 @dataclass(frozen=True)
 class Compared:
-    """BLEU of one cell minus that of its baseline, over sentences; `p_value` None where the outputs are the same."""
+    """BLEU of one cell minus that of its baseline, over sentences; `p_value` None where every resample has the same BLEU."""
 
     difference: float
     low: float
@@ -81,7 +81,7 @@ def compare(bleu: ResampledBleu, baseline: str, other: str) -> Compared | None:
         return None
     wanted = [line.target for line in a]
     found = paired_bootstrap(made_of(a), made_of(b), wanted, target_lang=bleu.target_lang, samples=RESAMPLES, seed=SEED)
-    same = made_of(a) == made_of(b)  # sacrebleu's p-value of equal outputs is its smallest, not 1
+    same = found.difference == found.low == found.high  # sacrebleu's p-value is then its smallest, not 1
     return Compared(found.difference, found.low, found.high, None if same else found.p_value, found.signature)
 
 

@@ -18,6 +18,7 @@ from hf_lskd.study.report_numbers import (
     rise,
     rises,
 )
+from hf_lskd.study.report_translation_limits import translation_limits
 from hf_lskd.study.report_words import key_label, listed, number, smoothing, uncertain
 
 DEFAULT = f"{DEFAULT_OPTIMIZER} (transformers’ default)"
@@ -47,9 +48,20 @@ def scale_free(name: str | None) -> bool:
     return name is not None and any(kin in name.lower() for kin in SCALE_FREE)
 
 
-def is_learning_rate(scores: Scores, setting: Setting) -> bool:
-    """Whether a smaller g is a smaller learning rate: the soft loss stands alone and the optimizer keeps its scale."""
-    return setting.kd_weight == 1.0 and not scale_free(optimizer(scores.folder, setting))
+def why_no_rate(folder: StudyFolder, setting: Setting) -> str:
+    """Why a smaller g is not simply a smaller learning rate in this setting; empty where it is."""
+    name = optimizer(folder, setting)
+    if scale_free(name):
+        return f"the optimizer, {name}, divides the loss’s scale out again"
+    if setting.kd_top_k:
+        return "the loss is over the teacher’s top classes alone, g over all"
+    if not setting.scale_student:
+        return "the loss divides the teacher’s logits alone by T"
+    return (
+        "a hard loss, whose scale does not change with T, stands beside the soft one"
+        if setting.kd_weight != 1.0
+        else ""
+    )
 
 
 def small_gradient_sentences(scores: Scores, setting: Setting) -> list[str]:
@@ -63,7 +75,7 @@ def small_gradient_sentences(scores: Scores, setting: Setting) -> list[str]:
     for alpha in scores.alphas(setting):
         small = _small(scores, setting, alpha)
         if small:
-            found.append(_small_sentence(alpha, small, not is_learning_rate(scores, setting)))
+            found.append(_small_sentence(alpha, small, bool(why_no_rate(scores.folder, setting))))
             changes += [r for t, _ in small if (r := _from_lowest(scores, setting, alpha, t))]
     return [*found, _what_follows(scores, setting, changes)] if found else []
 
@@ -144,7 +156,7 @@ def limits(scores: Scores, has_eta: bool) -> list[str]:
     same = "validation examples" if scores.metric == "top1" else scores.words.items
     return [
         *_nothing_learnt(scores, settings),
-        *(_translation_limits(scores, main) if scores.metric == "bleu" else []),
+        *(translation_limits(scores, main) if scores.metric == "bleu" else []),
         *_seed_limits(scores, main),
         *_gradient_limits(scores, main),
         *_rule_of_thumb(scores, main),
@@ -177,46 +189,6 @@ def _nothing_learnt(scores: Scores, settings: Sequence[Setting]) -> list[str]:
     return [
         f"Anything about models that learnt nothing to speak of. Below {lowest.words}: {listed([*teachers, *students])}. "
         "Differences between such models mean nothing."
-    ]
-
-
-SMALL_TEST = 2000  # held-out pairs; IWSLT's test sets have more
-SLOW = 1.5  # times the lowest temperature's NLL on the training text
-
-
-def _translation_limits(scores: Scores, main: Setting) -> list[str]:
-    pairs = scores.folder.translation.get("pairs")
-    found = []
-    if isinstance(pairs, int) and pairs < SMALL_TEST:
-        found.append(
-            f"The paper’s effect on translation. This is a small study ({pairs} held-out pairs): it shows that the machinery works, "
-            "and how fast a student of this size learns at each T on this text. In short training a student may "
-            "learn more slowly at a raised T, and a fall here be nothing else; what smoothing and T do to a translation model "
-            "trained to convergence on a real corpus it does not show."
-        )
-    return [*found, *_slow(scores, main), *_one_reference()]
-
-
-def _slow(scores: Scores, main: Setting) -> list[str]:
-    """Whether the students at the highest T have learnt their training text as those at the lowest; silent where not known."""
-    found = []
-    for one in rises(scores, main):
-        ends = [mean_of(scores.values(Key(main, one.alpha, t), "train_nll")) for t in (one.low, one.high)]
-        if ends[0] is not None and ends[1] is not None and ends[1] > SLOW * ends[0]:
-            found.append(f"{number(ends[0], 2)} and {number(ends[1], 2)} {smoothing(one.alpha)}")
-            span = f"T = {one.low:g} and T = {one.high:g}"
-    if not found:
-        return []
-    return [
-        f"Whether a fall would last. On the training text itself NLL at {span} is {listed(found)}: at the high T the students have "
-        "not learnt what they were trained on (or are badly calibrated). Longer training may close such a gap."
-    ]
-
-
-def _one_reference() -> list[str]:
-    return [
-        "How good the translations are to a reader: BLEU and chrF compare with one reference each. BLEU on tokenised, lower-cased "
-        "text is another number, and not to be set beside BLEU."
     ]
 
 

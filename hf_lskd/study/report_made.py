@@ -93,6 +93,23 @@ def pretty(recipe: Mapping[str, Any]) -> str:
     return json.dumps(recipe, indent=2, ensure_ascii=False, sort_keys=False)
 
 
+def counts(study: StudyFolder) -> str:
+    """How many cells and seeds there are, and how many failed."""
+    seeds = len({c.seed for c in study.students})
+    parts = [
+        f"{len(study.teachers)} teacher{'s' * (len(study.teachers) != 1)}",
+        f"{len(study.students)} student{'s' * (len(study.students) != 1)}",
+        f"{seeds} seed{'s' * (seeds != 1)}",
+    ]
+    failed = sum(not c.complete for c in study.cells)
+    return " · ".join(parts + ([f"{failed} failed"] if failed else []))
+
+
+def version(study: StudyFolder) -> str:
+    """The version of hf-lskd that the first record names; empty without."""
+    return next((str(v) for r in study.records.values() if (v := (r.get("versions") or {}).get("hf_lskd"))), "")
+
+
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "–"

@@ -58,8 +58,9 @@ def results(scores: Scores) -> Table:
         g = mean_of(effective_gradients(scores, key))
         rows.append([where, f"{key.alpha:g}", at, str(len(scores.cells[key])), *values, _gradient_cell(g)])
     measured = (
-        "BLEU of whole translations; NLL and tokens right: the reference’s next token given those before it; best: the lowest "
-        "epoch on validation; train: on the training text; agreement: tokens on which student and teacher are of one mind. "
+        "BLEU of whole translations; NLL and tokens right: the reference’s next token given those before it; best: the "
+        "lowest on validation while training; train: on the training text; agreement: share of tokens that student and teacher "
+        "take alike. "
         if scores.metric == "bleu"
         else "Top-1, ECE and NLL after the last epoch; best: the highest epoch on the same data; train: on the training images. "
     )

@@ -101,7 +101,7 @@ def paired_table(scores: Scores) -> Table | None:
         found = _compared(scores, baseline, other)
         if found:
             span = f"{number(found.low, 1, sign=True)} to {number(found.high, 1, sign=True)}"
-            p = "same output" if found.p_value is None else f"{found.p_value:.3f}"
+            p = "no difference" if found.p_value is None else f"{found.p_value:.3f}"
             rows.append([_pair_label(scores, baseline, other), number(found.difference, 1, sign=True), span, p])
             signature = found.signature
     note = (

@@ -107,7 +107,7 @@ def answer(scores: Scores, student: str) -> Answer:
     most = max((e.seeds for e in estimates), default=0)
     lead = f"{_seeds(most).capitalize()}: " if most in (1, 2) else ""
     if nothing := _nothing_sentence(scores, student):
-        first, second, rivals = nothing, "", ""
+        first, second, rivals, basis, badge = nothing, "", "", "", _seeds(most)
     else:
         first = _rise_sentence(scores, found, settings)
         second, rivals = _best_sentence(best, settings, scores.words)
@@ -134,12 +134,12 @@ def answer_lines(folder: Path) -> list[str]:
     Raises InputError as `read_study` does.
     """
     scores = Scores(read_study(Path(folder)))
-    lines = []
+    lines: list[str] = []
     for student in scores.student_names():
         found = answer(scores, student)
         lead = f"{student}: " if len(scores.student_names()) > 1 else ""
         lines += [lead + " ".join(t for t in (found.first, found.second, found.rivals) if t), found.basis]
-    return lines
+    return [line for line in lines if line]
 
 
 def _basis(estimates: Sequence[Estimate], words: Wording) -> tuple[str, str]:

@@ -9,8 +9,7 @@ from hf_lskd.generation import read_sources, translate_corpus
 from hf_lskd.models.sequence import check_tokenizer, load_trained_seq2seq
 from hf_lskd.recipe import DecodingSpec, load_recipe
 from hf_lskd.record import CELLS, FILE, MODEL, Cell, model_folder, read_record
-
-SUFFIXES = (".tsv", ".txt", ".jsonl")
+from hf_lskd.translation_files import check_suffix
 
 
 def translate_file(args: Any) -> int:
@@ -20,8 +19,7 @@ def translate_file(args: Any) -> int:
     """
     import torch
 
-    if args.output.suffix not in SUFFIXES:
-        raise InputError(f"--output {args.output}", f"a file ending in {', '.join(SUFFIXES)}")
+    check_suffix(args.output)
     folder, decoding = model_of(args)
     sources = read_sources(args.input)
     model = load_trained_seq2seq(folder)
