@@ -75,6 +75,9 @@ def test_validation_is_drawn_by_the_seed_and_leaves_nothing_behind(tmp_path: Pat
         (b"a\tb\n\tc\n", r"a.tsv:2: an empty source"),
         (b"a\tb\nc\t \n", r"a.tsv:2: an empty target"),
         (b"a\tb\n\nc\td\n", r"a.tsv:2: an empty line"),
+        (b"a\tb\n \t \n", r"a.tsv:2: an empty line"),
+        (b"a\tb\nc d\n", r"a.tsv:2: 0 tabs"),
+        (b"\xef\xbb\xbf\n", r"a.tsv is empty"),
         (b"a\tb\tc\n", r"a.tsv:1: 2 tabs"),
         (b"a\tb\nc\xff\td\n", r"a.tsv:2: byte 0xff is not UTF-8"),
         (b"a\tb\nc\x00\td\n", r"a.tsv:2: a NUL byte"),
@@ -103,24 +106,106 @@ def test_a_damaged_gzip_and_a_missing_file_are_named(tmp_path: Path) -> None:
         load_parallel(text(str(tmp_path / "none.tsv")))
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"en": "a"}', '{"en": "a", "de": 3}'])
+def test_an_empty_line_of_two_files_is_named(tmp_path: Path) -> None:
+    left, right = write(tmp_path / "t.en", "a\nb\nc\n"), write(tmp_path / "t.de", "a\n\nc\n")
+    with pytest.raises(InputError, match=r"t\.de:2: an empty line"):
+        load_parallel(text([left, right], validation=[left, right]))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[1]",
+        '{"en": "a"}',
+        '{"en": "a", "de": 3}',
+        '{"en": "a", "de": "b"',
+        "[" * 100_000,
+        '{"translation": null}',
+    ],
+)
 def test_a_json_line_without_a_pair_is_named(tmp_path: Path, line: str) -> None:
     path = write(tmp_path / "a.jsonl", f'{{"en": "a", "de": "b"}}\n{line}\n')
     with pytest.raises(InputError, match=r"a\.jsonl:2: no"):
         load_parallel(text(path, validation=path))
 
 
-@pytest.mark.parametrize(("target_lang", "sentence"), [("de", "Größe und Höhe ändern"), ("ru", "зелёный дом")])
-def test_swapped_languages_are_warned_of(
-    tmp_path: Path, target_lang: str, sentence: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("escape", ["\\u0000", "\\ud800"])
+def test_json_escapes_that_are_no_text_are_named(tmp_path: Path, escape: str) -> None:
+    path = write(tmp_path / "a.jsonl", f'{{"en": "a", "de": "b{escape}"}}\n')
+    with pytest.raises(InputError, match=r"a\.jsonl:1: a de with NUL or half a surrogate pair"):
+        load_parallel(text(path, validation=path))
+
+
+def test_facts_count_what_was_read_and_left_out(tmp_path: Path) -> None:
+    train = write(
+        tmp_path / "a.tsv", tsv([("one", "eins"), ("one", "ein"), ("a", "ein"), ("two", "zwei"), ("2", "zwei")])
+    )
+    test = write(tmp_path / "t.tsv", tsv(PAIRS))
+    found = load_parallel(text(train, test=test, validation_pairs=1, seed=0))
+    shared = found.facts["left_out"]["shares a sentence with validation"]
+    assert found.facts["pairs"] == {"train": len(found.train), "validation": 1, "test": 4}
+    assert found.facts["read"] == 9
+    assert shared == 5 - len(found.train) - 1 > 0
+
+
+def test_seeds_draw_independently(tmp_path: Path) -> None:
+    """64 of 256 sentences: two draws have 16 in common on average."""
+    path = write(tmp_path / "a.tsv", tsv([(f"sentence {i:03}", f"Satz {i:03}") for i in range(256)]))
+    draws = [set(load_parallel(text(path, validation_pairs=64, seed=seed)).validation.sources) for seed in range(10)]
+    common = [len(one & other) for i, one in enumerate(draws) for other in draws[:i]]
+    assert 12 < sum(common) / len(common) < 20
+    assert min(common) > 0
+
+
+def test_too_many_validation_pairs_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", tsv(PAIRS))
+    for count in (4, 5):
+        with pytest.raises(InputError, match=f"validation_pairs: {count} of 4 different sentences"):
+            load_parallel(text(path, validation_pairs=count))
+
+
+@pytest.mark.parametrize(
+    ("source_lang", "target_lang", "source", "target"),
+    [
+        ("en", "de", "a green house and a tree", "Größe und Höhe ändern"),
+        ("de", "en", "Größe und Höhe ändern", "a green house and a tree"),
+        ("en", "ru", "a green house and a tree", "зелёный дом и Linux"),
+        ("ru", "uk", "это был большой дом", "це був її будинок"),
+        ("ja", "ko", "緑の家です", "초록색 집"),
+        ("de", "fi", "Die Größe und Länge müssen stimmen", "hän pitää tästä talosta"),
+        ("en", "fr", "the house was built", "la maison a été bâtie"),
+    ],
+)
+def test_swapped_languages_are_warned_of_and_right_ones_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, source_lang: str, target_lang: str, source: str, target: str
 ) -> None:
-    right = [("a green house and a tree", sentence)] * 5
-    for pairs, warned in ((right, False), ([(target, source) for source, target in right], True)):
-        path = write(tmp_path / "a.tsv", tsv(pairs))
+    options = {"source_lang": source_lang, "target_lang": target_lang}
+    for pair, warned in (((source, target), False), ((target, source), True)):
+        path = write(tmp_path / "a.tsv", tsv([pair] * 5))
         caplog.clear()
         with caplog.at_level(logging.WARNING, "hf_lskd"):
-            load_parallel(text(path, validation=path, target_lang=target_lang))
-        assert ("swapped" in caplog.text) == warned
+            load_parallel(text(path, validation=path, **options))
+        assert ("look swapped" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    ("target_lang", "sources", "targets"),
+    [
+        ("de", ["the naïve user of the Müller house"] + ["a house"] * 20, ["Die Größe der Häuser"] * 21),
+        ("de", ["open the file"] * 5, ["die Datei"] * 5),
+        ("ru", ["the word дом means house"] * 5, ["слово дом"] * 5),
+        ("ru", ["the small letter д of the alphabet"] * 5, ["Linux"] * 5),
+        ("xx", ["Größe"] * 5, ["size"] * 5),
+    ],
+)
+def test_foreign_letters_and_no_letters_are_no_swap(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, target_lang: str, sources: list[str], targets: list[str]
+) -> None:
+    path = write(tmp_path / "a.tsv", tsv(list(zip(sources, targets))))
+    with caplog.at_level(logging.WARNING, "hf_lskd"):
+        load_parallel(text(path, validation=path, target_lang=target_lang))
+    assert caplog.text == ""
 
 
 def test_a_dataset_folder_with_a_translation_feature(tmp_path: Path) -> None:
@@ -138,3 +223,52 @@ def test_a_dataset_folder_with_a_translation_feature(tmp_path: Path) -> None:
     assert rows(found.test) == PAIRS[2:]
     with pytest.raises(InputError, match="0 columns with en and ru"):
         load_parallel({**data, "target_lang": "ru"})
+    with pytest.raises(InputError, match=r"0 columns of the name 'pairs' with .*Did you mean 'pair'"):
+        load_parallel({**data, "column": "pairs"})
+
+
+def dataset(name: Path, **more: Any) -> dict[str, Any]:
+    return {"source": "dataset", "source_lang": "en", "target_lang": "de", "name": str(name), "train_split": "train",
+            "validation_split": "train", "test_split": None, "column": None, **more}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["d", "d/train.jsonl", "d/train.jsonl.gz", "d/train.parquet"])
+def test_a_struct_of_both_languages_in_files_of_any_kind(tmp_path: Path, place: str) -> None:
+    import datasets
+
+    (tmp_path / "d").mkdir()
+    lines = [{"id": i, "translation": {"en": source, "de": target}} for i, (source, target) in enumerate(PAIRS)]
+    if place.endswith(".parquet"):
+        datasets.Dataset.from_list(lines).to_parquet(str(tmp_path / place))
+    else:
+        name = "train.jsonl" if place == "d" else Path(place).name
+        write(tmp_path / "d" / name, "".join(json.dumps(line) + "\n" for line in lines))
+    found = load_parallel(dataset(tmp_path / place), cache_dir=tmp_path / "cache")
+    assert rows(found.train) == PAIRS
+    assert found.test is None
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ({"en": "a", "de": None}, "row 4: an empty de"),
+        ({"en": " ", "de": "b"}, "row 4: an empty en"),
+        (None, "row 4: an empty en"),
+    ],
+)
+def test_a_row_without_text_is_named(tmp_path: Path, pair: Any, message: str) -> None:
+    lines = [{"translation": {"en": source, "de": target}} for source, target in PAIRS] + [{"translation": pair}]
+    write(tmp_path / "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=message):
+        load_parallel(dataset(tmp_path / "a.jsonl"), cache_dir=tmp_path / "cache")
+
+
+def test_several_columns_with_both_languages_have_to_be_told_apart(tmp_path: Path) -> None:
+    lines = [
+        {"raw": {"en": source.upper(), "de": target}, "clean": {"en": source, "de": target}} for source, target in PAIRS
+    ]
+    write(tmp_path / "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=r"2 columns with de and en.*data\.column"):
+        load_parallel(dataset(tmp_path / "a.jsonl"), cache_dir=tmp_path / "cache")
+    found = load_parallel(dataset(tmp_path / "a.jsonl", column="clean"), cache_dir=tmp_path / "cache")
+    assert rows(found.train) == PAIRS

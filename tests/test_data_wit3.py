@@ -174,6 +174,15 @@ def test_metadata_of_one_side_only_keeps_the_sides_together(tmp_path: Path) -> N
     assert found.facts["left_out"] == {"metadata": 3, "empty": 1}
 
 
+def test_a_line_that_is_metadata_on_one_side_leaves_both(tmp_path: Path) -> None:
+    files = release(
+        train_tags_en_de_en="One.\n<speaker>Ann</speaker>\nThree.\n", train_tags_en_de_de="Eins.\nAnn\nDrei.\n"
+    )
+    found = load(as_folder(tmp_path, files))
+    assert rows(found.train) == [("One.", "Eins."), ("Three.", "Drei.")]
+    assert found.facts["left_out"] == {"metadata": 1}
+
+
 def test_sets_of_one_language_are_named_and_not_used(tmp_path: Path) -> None:
     found = load(as_folder(tmp_path, release(IWSLT14_TED_tst2013_en_de_de_xml=None)))
     assert found.facts["missing"] == ["TED.tst2013 (en only)"]
@@ -251,6 +260,7 @@ def hostile(kind: str) -> bytes:
             "hardlink": tarfile.LNKTYPE,
             "device": tarfile.CHRTYPE,
             "fifo": tarfile.FIFOTYPE,
+            "sparse": tarfile.GNUTYPE_SPARSE,
         }
         member.type = types.get(kind, tarfile.REGTYPE)
         member.linkname = "/etc/passwd" if "link" in kind else ""
@@ -269,6 +279,7 @@ def hostile(kind: str) -> bytes:
         ("hardlink", "'en-de/evil' is a link to '/etc/passwd'"),
         ("device", "'en-de/evil' is neither a file nor a folder"),
         ("fifo", "'en-de/evil' is neither a file nor a folder"),
+        ("sparse", "'en-de/evil' is neither a file nor a folder"),
     ],
 )
 @pytest.mark.parametrize("nested", [False, True])
@@ -316,6 +327,18 @@ def test_an_archive_that_is_cut_off_is_refused_and_nothing_is_kept(tmp_path: Pat
     with pytest.raises(InputError, match=r"en-de\.tgz is damaged, cut off or no \.tgz"):
         load(path)
     assert [file.name for file in tmp_path.rglob("*")] == ["en-de.tgz"]
+
+
+def test_a_lost_checksum_is_noticed_behind_the_last_member(tmp_path: Path) -> None:
+    """Also where the archive fills whole blocks, so that reading its members does not come to the end."""
+    tar = gzip.decompress(packed(release()))
+    content = gzip.compress(tar + bytes(-len(tar) % (1 << 20)))
+    path = tmp_path / "en-de.tgz"
+    path.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"en-de\.tgz is damaged"):
+        load(path)
+    path.write_bytes(content)
+    assert len(load(path).train) == 48
 
 
 def test_a_nested_archive_that_is_cut_off_names_both(tmp_path: Path) -> None:

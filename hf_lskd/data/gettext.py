@@ -4,7 +4,7 @@ import re
 import struct
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,31 @@ def load_gettext(data: Mapping[str, Any]) -> ParallelSource:
     catalogue that cannot be read or is of another language, and for a source language that its header does not name.
     """
     source, target = data["source_lang"], data["target_lang"]
-    files = [file for place in data["paths"] for file in catalogues(str(place), target)]
+    files = dict(file for place in data["paths"] for file in catalogues(str(place), target))
     left_out = Counter[str]()
     pairs: dict[tuple[str, str], None] = {}  # in order, each once
-    for file, is_named in dict(files).items():
-        for pair in messages(file, is_named, source, target, left_out):
+    foreign = 0
+    for file, is_named in files.items():
+        found = messages(file, is_named, source, target, left_out)
+        foreign += found is None
+        for pair in found or ():
             left_out["repeated"] += pair in pairs
             pairs[pair] = None
     if not pairs:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items() if count)
         raise InputError(
-            f"data.paths: {len(dict(files))} catalogues with no message from {source} to {target} ({reasons or 'empty'})",
+            f"data.paths: {len(files)} catalogues, {foreign} of other languages, "
+            f"with no message from {source} to {target} (left out: {reasons or 'none'})",
             "catalogues with translated messages",
         )
     read = len(pairs) + left_out.total()
     every = Pairs([s for s, _ in pairs], [t for _, t in pairs])
     train, validation = held_out(every, data["validation_pairs"], data["seed"])
-    facts = {"corpus": "gettext", "catalogues": len(dict(files)), **counted(read, train, validation, None, left_out)}
+    facts = {
+        "corpus": "gettext",
+        "catalogues": len(files) - foreign,
+        **counted(read, train, validation, None, left_out),
+    }
     return ParallelSource(train, validation, source, target, None, facts)
 
 
@@ -99,7 +107,7 @@ def catalogues_below(folder: Path, target: str) -> Iterator[Path]:
 
 def language_by_name(path: Path) -> str | None:
     """The language in de/LC_MESSAGES/x.mo, de.po, x.de.po or x-de.po; None when the name speaks of none."""
-    if path.parent.name == "LC_MESSAGES":
+    if path.parent.name.startswith("LC_"):  # LC_MESSAGES, or LC_TIME, in which coreutils is found once more
         return path.parent.parent.name
     found = re.fullmatch(rf"(?:.*[.-])?({CODE})", path.stem)
     return found[1] if found else None
@@ -114,19 +122,22 @@ def same_language(one: str, other: str) -> bool:
 # ---- What is in them
 
 
-def messages(file: Path, is_named: bool, source: str, target: str, left_out: Counter[str]) -> Iterable[tuple[str, str]]:
-    """Pairs of one catalogue; what is left out is counted."""
+def messages(
+    file: Path, is_named: bool, source: str, target: str, left_out: Counter[str]
+) -> list[tuple[str, str]] | None:
+    """Pairs of one catalogue, what is left out being counted; None for one in a folder that is not known to be of `target`.
+
+    Raises InputError when a file that was named itself is of another language, and for messages that are not in `source`.
+    """
     catalogue = opened(file)
     language = catalogue.metadata.get("Language", "").strip()
     language = language if re.fullmatch(r"[a-z]{2,3}([_@-].*)?", language) else language_by_name(file) or ""
     if language and not same_language(language, target):
         if is_named:
             raise InputError(f"{file} is a catalogue of {language}", f"one of {target}")
-        left_out["catalogue of another language"] += len(catalogue)
-        return []
+        return None
     if not language and not is_named:
-        left_out["catalogue of an unknown language"] += len(catalogue)
-        return []
+        return None
     said = next((catalogue.metadata[key].strip() for key in SOURCE_HEADERS if catalogue.metadata.get(key)), "en")
     if not same_language(said.split("_")[0] if source == "en" else said, source):
         raise InputError(
