@@ -1,5 +1,6 @@
 """Parallel phrases composed by Unicode CLDR's own patterns, through Babel: correct text in two languages that any machine has."""
 
+import copy
 import random
 import re
 import zlib
@@ -155,19 +156,25 @@ def check(options: Mapping[str, Any]) -> None:
 
 
 def locale(code: str) -> Any:
-    """Babel's locale of a language. Raises InputError for an unknown one and without Babel."""
+    """Babel's locale of a language. Raises InputError for an unknown one and without Babel.
+
+    It has data of its own: Babel's locales share the root's tables and change them as they are read, each for the next.
+    """
     try:
         from babel import Locale, UnknownLocaleError
-        from babel.localedata import locale_identifiers
+        from babel.localedata import LocaleDataDict, load, locale_identifiers
     except ImportError as error:
         raise InputError("no package babel", "babel 2.18 or newer", "pip install babel") from error
     try:
-        return Locale.parse(code)
+        found = Locale.parse(code)
     except (UnknownLocaleError, ValueError, TypeError) as error:
         known = sorted(locale_identifiers())
         raise InputError(
             f"language {code!r}", "a language of CLDR, such as en, de, ru or pt_BR", nearest(str(code), known)
         ) from error
+    inherited: Any = copy.deepcopy(load(str(found)))
+    setattr(found, "_Locale__data", LocaleDataDict(inherited))  # noqa: B010 (where Locale keeps what it has loaded)
+    return found
 
 
 def check_coverage(both: Both, known: Atoms) -> None:
