@@ -13,16 +13,13 @@ from transformers.training_args import OptimizerNames
 
 from hf_lskd import models
 from hf_lskd.analysis.calibration import expected_calibration_error
-from hf_lskd.analysis.gradient import TargetGradient
-from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.arguments import DistillationArguments
 from hf_lskd.data.dataset import ImageDataset
 from hf_lskd.data.images import ImageSource, load_images
 from hf_lskd.errors import InputError
-from hf_lskd.penultimate import gathered, merged
 from hf_lskd.recipe import ModelSpec, Recipe
 from hf_lskd.record import Cell
-from hf_lskd.tasks.task import READING, Features, SplitReading, Task, derived_seed, in_order
+from hf_lskd.tasks.task import READING, Features, SplitReading, Task, derived_seed, reading
 from hf_lskd.teacher import check_classes
 from hf_lskd.trainer import DistillationTrainer
 
@@ -146,20 +143,7 @@ class ImageClassification(Task):
         self, trainer: DistillationTrainer, spec: ModelSpec, split: str, temperatures: Iterable[float] = ()
     ) -> SplitReading:
         """One pass over a split under the evaluation transform: embeddings' statistics, predictions, and g of its logits."""
-        statistics: ClassStatistics | None = None
-        targets = TargetGradient(temperatures) if tuple(temperatures) else None
-        rows: list[dict[str, Tensor]] = []
-        for batch in trainer.penultimate(self.dataset(spec, split, train=False)):
-            if statistics is None:
-                statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
-            statistics.update(batch.features, batch.labels)
-            rows.append(say(batch.logits, batch.labels, batch.example_id))
-            if targets is not None:
-                targets.update(batch.logits)
-        assert statistics is not None  # a source refuses an empty split
-        statistics = merged(trainer.accelerator, statistics)
-        targets = None if targets is None else merged(trainer.accelerator, targets)
-        return SplitReading(statistics, in_order(gathered(trainer.accelerator, rows)), targets)
+        return reading(trainer, self.dataset(spec, split, train=False), say, temperatures)
 
     def metrics(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
         """top1, top5 and ece in percent, nll in nats, over one split's predictions."""

@@ -1,7 +1,8 @@
 """What every kind of work has in common: a recipe's data opened once, the models of its cells, seeds and training arguments."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -13,6 +14,7 @@ from hf_lskd.analysis.gradient import TargetGradient
 from hf_lskd.analysis.semantics import SimilarSets
 from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.errors import InputError, nearest
+from hf_lskd.penultimate import gathered, merged
 from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
 from hf_lskd.record import Cell, model_folder
 
@@ -36,7 +38,7 @@ class Features(NamedTuple):
     bias: Tensor | None  # [C]
 
 
-class Task:
+class Task(ABC):
     """The data of a recipe, opened once, and everything that a cell of its study does with them.
 
     `metric` is what models are judged by, higher is better; `curve_metric` what the best epoch is chosen by, the highest
@@ -100,39 +102,39 @@ class Task:
 
     # ---- What a kind of work brings
 
+    @abstractmethod
     def check(self, spec: ModelSpec) -> None:
         """Raise InputError for a model that the recipe names and that cannot be had or does not fit the data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_teacher(self, path: Path) -> None:
         """Raise InputError for a finished teacher in `path` that cannot be read or does not fit the students."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, cell: Cell) -> Any:
         """The cell's model before training; its initial weights depend on the cell's seed and role alone, not on α or T."""
-        raise NotImplementedError
 
+    @abstractmethod
     def trainer(
         self, cell: Cell, folder: Path, *, teacher: Path | None = None, loss_scale: float = 1.0, callbacks: Any = ()
     ) -> Any:
         """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reader(self, cell: Cell, folder: Path) -> Any:
         """A trainer around the finished model in `folder`, for reading only."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save(self, model: Any, spec: ModelSpec, folder: Path) -> None:
         """The model with what prepares its input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read_split(self, trainer: Any, spec: ModelSpec, split: str, temperatures: Iterable[float] = ()) -> SplitReading:
         """One pass over a split in evaluation mode: embeddings' statistics, predictions, and g of its logits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def metrics(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
         """The metrics of one split's predictions."""
-        raise NotImplementedError
 
     def output(self, trainer: Any, folder: Path) -> dict[str, Any]:
         """What the model makes of the held-out data beyond predictions: files in `folder`, further metrics and facts."""
@@ -142,9 +144,9 @@ class Task:
         """S1 and S2 from the finished teacher's cell in `folder`, where the data have no groups; None: there are none."""
         return None
 
+    @abstractmethod
     def features(self, cell: Cell, folder: Path, classes: Sequence[int], split: str, most: int) -> Features:
         """Embeddings of the first `most` items of each class, from the model saved in `folder`."""
-        raise NotImplementedError
 
 
 # Training arguments that a study sets unless the recipe says otherwise: silent, no checkpoints, one evaluation an epoch.
@@ -165,6 +167,31 @@ READING: dict[str, Any] = {
     "lr_scheduler_type": "constant",
     "lr_scheduler_kwargs": None,
 }
+
+
+def reading(
+    trainer: Any,
+    dataset: Any,
+    say: Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]],
+    temperatures: Iterable[float] = (),
+    stride: int = 1,
+) -> SplitReading:
+    """One pass over `dataset`, merged over processes: statistics by class, what `say` makes of each batch's logits, labels and
+    example ids, and g of each `stride`-th row of the logits at these temperatures."""
+    statistics: ClassStatistics | None = None
+    targets = TargetGradient(temperatures) if tuple(temperatures) else None
+    rows: list[dict[str, Tensor]] = []
+    for batch in trainer.penultimate(dataset):
+        if statistics is None:
+            statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
+        statistics.update(batch.features, batch.labels)
+        rows.append(say(batch.logits, batch.labels, batch.example_id))
+        if targets is not None:
+            targets.update(batch.logits[::stride])
+    assert statistics is not None  # a source refuses an empty split
+    statistics = merged(trainer.accelerator, statistics)
+    targets = None if targets is None else merged(trainer.accelerator, targets)
+    return SplitReading(statistics, in_order(gathered(trainer.accelerator, rows)), targets)
 
 
 def derived_seed(seed: int, *use: str) -> int:

@@ -14,9 +14,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 from transformers import PrinterCallback
 
-from hf_lskd.analysis.gradient import TargetGradient
 from hf_lskd.analysis.semantics import SimilarSets, sets_from_embeddings, sets_from_file
-from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.arguments import Seq2SeqDistillationArguments
 from hf_lskd.data.pairs import Pairs
 from hf_lskd.data.parallel import load_parallel
@@ -34,11 +32,10 @@ from hf_lskd.models.sequence import (
     rows_of,
     token_rows,
 )
-from hf_lskd.penultimate import gathered, merged
 from hf_lskd.recipe import DecodingSpec, EtaSpec, ModelSpec, Recipe, StudentSpec
 from hf_lskd.record import MODEL, STATISTICS, Cell
 from hf_lskd.seq2seq import check_token_maps
-from hf_lskd.tasks.task import READING, SPLITS, Features, SplitReading, Task, derived_seed, in_order
+from hf_lskd.tasks.task import READING, SPLITS, Features, SplitReading, Task, derived_seed, reading
 from hf_lskd.trainer import Seq2SeqDistillationTrainer
 
 TRANSLATIONS = "translations.jsonl"  # of the held-out pairs, in a cell's folder
@@ -197,22 +194,9 @@ class Translation(Task):
     def read_split(self, trainer: Any, spec: ModelSpec, split: str, temperatures: Iterable[float] = ()) -> SplitReading:
         """One pass over a split under teacher forcing: embeddings' statistics by target token, what was said of each token,
         and g of an even sample of the logits."""
-        statistics: ClassStatistics | None = None
-        targets = TargetGradient(temperatures) if tuple(temperatures) else None
         rows = self.rows[split]
         stride = max(1, int(rows.lengths[:, 1].sum()) // GRADIENT_ITEMS)
-        found: list[dict[str, Tensor]] = []
-        for batch in trainer.penultimate(rows.by_length()):
-            if statistics is None:
-                statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
-            statistics.update(batch.features, batch.labels)
-            found.append(said_of_tokens(batch.logits, batch.labels, batch.example_id))
-            if targets is not None:
-                targets.update(batch.logits[::stride])
-        assert statistics is not None  # a source refuses an empty split
-        statistics = merged(trainer.accelerator, statistics)
-        targets = None if targets is None else merged(trainer.accelerator, targets)
-        return SplitReading(statistics, in_order(gathered(trainer.accelerator, found)), targets)
+        return reading(trainer, rows.by_length(), said_of_tokens, temperatures, stride)
 
     def metrics(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
         """nll in nats and token_accuracy in percent, per target token under teacher forcing."""
@@ -292,7 +276,7 @@ class Joined(ConcatDataset):
         return [pair for part in self.datasets for pair in part.lengths]  # type: ignore[attr-defined]
 
 
-def said_of_tokens(logits: Tensor, labels: Tensor, example_id: Tensor) -> dict[str, Tensor]:
+def said_of_tokens(logits: Tensor, labels: Tensor, example_id: Tensor | None) -> dict[str, Tensor]:
     """What one batch of logits `[N, V]` says of each target token, on the CPU."""
     log_probs = torch.log_softmax(logits.float(), dim=-1)
     confidence, prediction = log_probs.max(-1)
@@ -301,7 +285,7 @@ def said_of_tokens(logits: Tensor, labels: Tensor, example_id: Tensor) -> dict[s
         "prediction": prediction,
         "confidence": confidence.exp(),
         "nll": -log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1),
-        "example_id": example_id,
+        "example_id": example_id if example_id is not None else torch.arange(len(labels)),
     }
     return {key: value.cpu() for key, value in rows.items()}
 
