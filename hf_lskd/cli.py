@@ -163,6 +163,12 @@ def add_study(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--dry-run", action="store_true", help="print what would run: role, α, T, seed, command")
     sub.add_argument("--seeds", type=int, metavar="N", help="how many seeds, in place of the recipe's")
     sub.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="teachers, each with its students, at once (default: one a core; with a GPU 1)",
+    )
+    sub.add_argument(
         "--launcher", choices=("inline",), default="inline", help="how cells are started: one after another here"
     )
 
@@ -215,11 +221,12 @@ def run_study(args: Any) -> int:
             command = command_of(cell, recipe, args.recipe, folder)
             print(cell.role, exact(cell.label_smoothing), temperature, cell.seed, command, sep="\t")
         return 0
+    from hf_lskd.study.quiet import quiet_libraries
     from hf_lskd.study.runner import run_study as run
     from hf_lskd.study.summary import print_summary
 
     quiet_libraries()
-    records = run(recipe, folder)
+    records = run(recipe, folder, jobs=args.jobs)
     print_summary(folder, records)
     return exit_code(records)
 
@@ -251,6 +258,7 @@ def command_of(cell: Any, recipe: Any, path: Path, folder: Path) -> str:
 
 
 def run_train(args: Any) -> int:
+    from hf_lskd.study.quiet import quiet_libraries
     from hf_lskd.study.single import train_one
 
     quiet_libraries()
@@ -261,6 +269,7 @@ def run_train(args: Any) -> int:
 
 
 def run_translate(args: Any) -> int:
+    from hf_lskd.study.quiet import quiet_libraries
     from hf_lskd.study.translating import translate_file
 
     quiet_libraries()
@@ -269,6 +278,7 @@ def run_translate(args: Any) -> int:
 
 
 def run_eta(args: Any) -> int:
+    from hf_lskd.study.quiet import quiet_libraries
     from hf_lskd.study.runner import retabulate
     from hf_lskd.study.summary import print_eta
 
@@ -279,6 +289,7 @@ def run_eta(args: Any) -> int:
 
 
 def run_project(args: Any) -> int:
+    from hf_lskd.study.quiet import quiet_libraries
     from hf_lskd.study.runner import retabulate
 
     quiet_libraries()
@@ -292,20 +303,6 @@ def run_report(args: Any) -> int:
 
     print(write_report(args.dir))
     return 0
-
-
-def quiet_libraries() -> None:
-    """Libraries say only what went wrong; the study speaks for itself."""
-    import logging
-    import warnings
-
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("timm").setLevel(logging.ERROR)
-    logging.getLogger("hf_lskd").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 
 if __name__ == "__main__":

@@ -61,3 +61,13 @@ def cells(recipe: Recipe) -> list[Cell]:
         ordered.setdefault(column.teacher)
         ordered.update(dict.fromkeys(column.students))
     return list(ordered)
+
+
+def teachers(recipe: Recipe) -> list[Cell]:
+    """The teacher of each row of the grid."""
+    return [cell for cell in cells(recipe) if cell.role == "teacher"]
+
+
+def row_of(cell: Cell) -> Cell:
+    """The teacher of the cell's row: its own, or itself."""
+    return cell if cell.role == "teacher" else cell.teacher

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,43 +25,67 @@ from hf_lskd.study.cell import (
     run_cell,
 )
 from hf_lskd.study.classes import sets_of_study
-from hf_lskd.study.grid import Column, cells, columns
+from hf_lskd.study.grid import Column, cells, columns, row_of, teachers
 from hf_lskd.study.progress import Progress
 from hf_lskd.study.projections import write_projections
+from hf_lskd.study.side_by_side import jobs_of, run_side_by_side
 from hf_lskd.tasks import open_task
 
 LOCK = ".lock"  # in a study's folder
 FREE = ("name", "grid", "eta", "projection")  # what never makes another study of a recipe
 
 
-def run_study(recipe: Recipe, folder: Path, *, cache_dir: Path | None = None) -> list[dict[str, Any]]:
+def run_study(
+    recipe: Recipe, folder: Path, *, cache_dir: Path | None = None, jobs: int | None = None
+) -> list[dict[str, Any]]:
     """Run every missing cell of the grid into `folder`, then write its tables and report. Returns the records of the grid.
 
-    A cell that fails is recorded with its error and the others go on. Raises InputError, before anything is changed, for
-    bad input (see `open_bench`) and when `folder` holds another study or something else.
+    `jobs` rows (a teacher and its students) run at once, see `side_by_side.jobs_of`. A cell that fails is recorded with its
+    error and the others go on. Raises InputError, before anything is changed, for bad input (see `open_bench`) and when
+    `folder` holds another study or something else.
     """
     from hf_lskd.study.report import write_report
 
+    jobs = jobs_of(recipe, jobs)
     bench = open_bench(recipe, cache_dir)
     refuse_foreign(folder, bench)
     check_given_teachers(folder, bench)
     with alone_in(folder):
         write_json(folder / STUDY, recipe.to_dict())
-        records = run_cells(bench, folder / CELLS)
+        records = run_grid(bench, folder, cache_dir, jobs)
         tables.write_all(folder, recipe, bench.task, records, bench.sets)
         write_report(folder)
     return records
 
 
-def run_cells(bench: Bench, folder: Path) -> list[dict[str, Any]]:
-    """Every cell of the grid, column by column. Returns their records in the grid's order."""
-    planned = cells(bench.recipe)
+def run_grid(bench: Bench, folder: Path, cache_dir: Path | None, jobs: int) -> list[dict[str, Any]]:
+    """Every cell of the grid. Returns their records in the grid's order."""
+    planned, rows = cells(bench.recipe), teachers(bench.recipe)
+    missing = [cell for cell in planned if finished(folder / CELLS / cell.name) is None]
+    with Progress(len(planned), sys.stderr, done=len(planned) - len(missing), jobs=jobs) as progress:
+        if jobs == 1 or not missing:
+            return run_cells(bench, folder / CELLS, rows, progress)
+        unfinished = [row for row in rows if row in {row_of(cell) for cell in missing}]
+        ended = run_side_by_side(unfinished, folder, cache_dir, jobs, progress)
+        for cell in missing:
+            if cell.name not in ended and finished(folder / CELLS / cell.name) is None:
+                why = RowDiedError("the process of its row ended before it; run the study again to go on")
+                progress.finish(cell.name, fail_cell(bench.recipe, cell, folder / CELLS / cell.name, why))
+    return [read_record(folder / CELLS / cell.name) or {} for cell in planned]
+
+
+class RowDiedError(RuntimeError):
+    """A process was killed, or could not begin; its own words are on the terminal."""
+
+
+def run_cells(bench: Bench, folder: Path, rows: Sequence[Cell], progress: Any) -> list[dict[str, Any]]:
+    """Every cell of the rows of these teachers, column by column, in this process. Returns their records in the grid's order."""
+    planned = [cell for cell in cells(bench.recipe) if row_of(cell) in rows]
     records = {cell: record for cell in planned if (record := finished(folder / cell.name)) is not None}
     gc.freeze()  # the modules of torch and transformers: collecting them again and again costs half a second a cell
     try:
-        with Progress(len(planned), sys.stderr, done=len(records)) as progress:
-            bench = replace(bench, on_step=progress.step)
-            for column in columns(bench.recipe):
+        for column in columns(bench.recipe):
+            if column.teacher in rows:
                 run_column(bench, column, folder, records, progress)
     finally:
         gc.unfreeze()
@@ -73,9 +98,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
     return record if record is not None and record["status"] == "complete" else None
 
 
-def run_column(
-    bench: Bench, column: Column, folder: Path, records: dict[Cell, dict[str, Any]], progress: Progress
-) -> None:
+def run_column(bench: Bench, column: Column, folder: Path, records: dict[Cell, dict[str, Any]], progress: Any) -> None:
     """What is missing of a teacher and its students, one after another, noted in `records`."""
     for cell in (column.teacher, *column.students):
         if cell in records:  # finished, or tried by this run
@@ -88,7 +111,8 @@ def run_column(
             continue
         progress.start(cell.name)
         try:
-            records[cell] = run_cell(bench, cell, folder / cell.name, folder / teacher["name"] if teacher else None)
+            told = replace(bench, on_step=partial(progress.step, cell.name))
+            records[cell] = run_cell(told, cell, folder / cell.name, folder / teacher["name"] if teacher else None)
         except Exception as error:  # a cell's own failure must not cost the others; KeyboardInterrupt passes
             records[cell] = fail_cell(bench.recipe, cell, folder / cell.name, error)
         progress.finish(cell.name, records[cell])

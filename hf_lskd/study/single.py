@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def train_one(recipe: Recipe, args: Any) -> dict[str, Any]:
         return record
     with Progress(1, sys.stderr) as progress:
         progress.start(cell.name)
-        record = run_cell(replace(bench, on_step=progress.step), cell, folder, teacher)
+        record = run_cell(replace(bench, on_step=partial(progress.step, cell.name)), cell, folder, teacher)
         progress.finish(cell.name, record)
     return record
 
