@@ -93,8 +93,8 @@ def _template() -> Any:
 
 
 def tied(text: str) -> str:
-    """The text with no-break spaces where a line must not end: "89.4 ± 0.8 %", "α = 0.1", "1 → 64"."""
-    return re.sub(r" (?=[±%=→])|(?<=[±=→]) (?=[−+\d])", "\u00a0", text)
+    """The text with no-break spaces where a line must not end: "89.4 ± 0.8 %", "α = 0.1", "1 → 64", "−1.5 to +2"."""
+    return re.sub(r" (?=[±%=→])|(?<=[±=→]) (?=[−+\d])|(?<=\d) (?=to [−+\d])|(?<=\d to) (?=[−+\d])", "\u00a0", text)
 
 
 def context(scores: Scores, eta: Sequence[EtaSummary], detail: Detail) -> dict[str, Any]:
