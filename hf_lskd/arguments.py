@@ -36,6 +36,14 @@ class DistillationFields:
     kd_loss_scale: float = field(
         default=1.0, metadata={"help": "A constant factor on the soft loss, beside T². 1 is the paper's loss."}
     )
+    lr_step_epochs: float | None = field(
+        default=None,
+        metadata={"help": "Multiply the learning rate by lr_step_factor after every so many epochs; none: never."},
+    )
+    lr_step_factor: float = field(default=0.1, metadata={"help": "What lr_step_epochs multiplies by."})
+    warmup_init_lr: float = field(
+        default=0.0, metadata={"help": "Learning rate that the warm-up begins at (fairseq's warmup-init-lr)."}
+    )
     teacher_dtype: str | None = field(
         default=None, metadata={"help": "Precision the teacher runs in: float32, bfloat16 or float16; none: as loaded."}
     )
@@ -85,9 +93,24 @@ def check_distillation(args: TrainingArguments) -> None:
     most = getattr(args, "max_tokens", None)
     if most is not None and most < 1:
         raise InputError(f"max_tokens = {most}", "a whole number from 1, or none", "The paper uses 4096.")
+    check_schedule(args)
     if dtype not in (None, *TEACHER_DTYPES):
         raise InputError(f"teacher_dtype = {dtype!r}", ", ".join(TEACHER_DTYPES), nearest(str(dtype), TEACHER_DTYPES))
     if decay is not None and not 0 < decay < 1:
         raise InputError(
             f"model_ema = {decay}", "a decay between 0 and 1, or none", "0.999 is usual for long training."
         )
+
+
+def check_schedule(args: TrainingArguments) -> None:
+    """Raise InputError for a stepwise learning rate or a start of the warm-up out of range."""
+    every, factor = getattr(args, "lr_step_epochs", None), getattr(args, "lr_step_factor", 0.1)
+    start = getattr(args, "warmup_init_lr", 0.0)
+    if every is not None and every <= 0:
+        raise InputError(
+            f"lr_step_epochs = {every}", "a number of epochs above 0, or none", "The paper uses 30 and 80."
+        )
+    if not 0 < factor <= 1:
+        raise InputError(f"lr_step_factor = {factor}", "a number above 0, at most 1", "0.1 divides by ten.")
+    if not 0 <= start <= args.learning_rate:
+        raise InputError(f"warmup_init_lr = {start}", f"a number from 0 to learning_rate, {args.learning_rate}")

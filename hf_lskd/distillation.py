@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
 
-from hf_lskd import losses, models
+from hf_lskd import losses, models, schedule
 from hf_lskd.arguments import check_distillation
 from hf_lskd.ema import EmaCallback
 from hf_lskd.errors import InputError
@@ -168,6 +168,20 @@ class DistillationMixin(Stock):
         if self.teacher is not None:
             report_teacher(self)
         return super().train(*args, **kwargs)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        fresh = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if fresh:
+            schedule.reshape(scheduler, self.args, num_training_steps, self._steps_per_epoch(num_training_steps))
+        return scheduler
+
+    def _steps_per_epoch(self, total: int) -> float:
+        if self.args.max_steps <= 0:
+            return total / self.args.num_train_epochs
+        if getattr(self.args, "lr_step_epochs", None) is None:
+            return 1.0  # nothing counts epochs
+        return len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps
 
     # ---- Which loss applies
 
