@@ -115,6 +115,7 @@ def add_project(sub: argparse.ArgumentParser) -> None:
 
 def add_validate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE")
+    add_changes(sub)
     sub.add_argument("--data", action="store_true", help="open the data too")
 
 
@@ -136,8 +137,17 @@ def add_translate(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def add_changes(sub: argparse.ArgumentParser) -> None:
+    """What is laid over a recipe before it is read."""
+    sub.add_argument("--alternative", metavar="NAME", help="one of the recipe's own alternatives")
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="another value, such as data.path=/data/cub"
+    )
+
+
 def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", type=Path)
+    add_changes(sub)
     sub.add_argument(
         "--role", choices=("teacher", "student"), default="teacher", help="what to train (default: teacher)"
     )
@@ -159,6 +169,7 @@ def add_train(sub: argparse.ArgumentParser) -> None:
 
 def add_study(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", type=Path)
+    add_changes(sub)
     sub.add_argument("--output-dir", type=Path, help="the study's folder (default: runs/NAME)")
     sub.add_argument("--dry-run", action="store_true", help="print what would run: role, α, T, seed, command")
     sub.add_argument("--seeds", type=int, metavar="N", help="how many seeds, in place of the recipe's")
@@ -182,18 +193,25 @@ def run_validate(args: Any) -> int:
     problems: list[str] = []
     for path in args.recipes:
         try:
-            recipe = load_recipe(path)
-            if args.data:
-                from hf_lskd.study.bench import open_bench
+            for alternative in (args.alternative,) if args.alternative else (None, *alternatives(path)):
+                recipe = load_recipe(path, alternative, args.set)
+                if args.data:
+                    from hf_lskd.study.bench import open_bench
 
-                open_bench(recipe)
+                    open_bench(recipe)
+                which = f" ({alternative})" if alternative else ""
+                print(f"{path}{which}: {recipe.task}, {len(planned(recipe))} cells")
         except InputError as error:
             problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
-        else:
-            print(f"{path}: {recipe.task}, {len(planned(recipe))} cells")
     if problems:
         raise InputError("\n".join(problems))
     return 0
+
+
+def alternatives(path: Path) -> list[str]:
+    from hf_lskd.recipe import recipe_alternatives
+
+    return recipe_alternatives(path)
 
 
 def planned(recipe: Any) -> list[Any]:
@@ -205,7 +223,7 @@ def planned(recipe: Any) -> list[Any]:
 def recipe_of(args: Any) -> Any:
     from hf_lskd.recipe import load_recipe
 
-    recipe = load_recipe(args.recipe)
+    recipe = load_recipe(args.recipe, args.alternative, args.set)
     seeds = getattr(args, "seeds", None)
     return recipe if seeds is None else recipe.replace_seeds(seeds)
 
@@ -218,7 +236,7 @@ def run_study(args: Any) -> int:
     if args.dry_run:
         for cell in planned(recipe):
             temperature = "-" if cell.temperature is None else exact(cell.temperature)
-            command = command_of(cell, recipe, args.recipe, folder)
+            command = command_of(cell, recipe, args, folder)
             print(cell.role, exact(cell.label_smoothing), temperature, cell.seed, command, sep="\t")
         return 0
     from hf_lskd.study.quiet import quiet_libraries
@@ -239,13 +257,15 @@ def exit_code(records: Sequence[Any]) -> int:
     return 1 if failed else 0
 
 
-def command_of(cell: Any, recipe: Any, path: Path, folder: Path) -> str:
+def command_of(cell: Any, recipe: Any, args: Any, folder: Path) -> str:
     """The command that makes one cell on its own."""
     import shlex
 
     from hf_lskd.record import CELLS, exact
 
-    parts = ["hf-lskd", "train", str(path), "--role", cell.role]
+    parts = ["hf-lskd", "train", str(args.recipe), "--role", cell.role]
+    parts += ["--alternative", args.alternative] if args.alternative else []
+    parts += [word for setting in args.set for word in ("--set", setting)]
     parts += ["--label-smoothing", exact(cell.label_smoothing), "--seed", str(cell.seed)]
     if cell.role == "student":
         parts += ["--student", cell.student, "--temperature", exact(cell.temperature)]

@@ -5,7 +5,7 @@ The only reader of recipes. It opens no data, no model and no Hub: `hf-lskd vali
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from hf_lskd.errors import InputError
+from hf_lskd.recipe_changes import alternatives_of, with_changes
 from hf_lskd.recipe_data import has_groups
 from hf_lskd.recipe_schema import read_recipe
 from hf_lskd.recipe_yaml import Document, read_document, read_page
@@ -47,9 +48,11 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class TeacherSpec(ModelSpec):
-    """The teacher. `path` maps each label smoothing of the grid to a finished teacher; None: teachers are trained."""
+    """The teacher. `path` maps each label smoothing of the grid to a finished teacher; None: teachers are trained.
+    `shared`: one that a study beside this one has finished with the same signature is taken over in place of training."""
 
     path: Mapping[float, str] | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,9 @@ class Recipe:
     projection: ProjectionSpec | None
     switches: Switches
     decoding: DecodingSpec | None = None  # of translation
+    changes: tuple[
+        str, ...
+    ] = ()  # what was laid over the page: an alternative of its own, settings of the command line
 
     def training_of(self, spec: ModelSpec) -> dict[str, Any]:
         """Training arguments of the teacher or of a student: the recipe's, overridden by the role's own."""
@@ -157,7 +163,11 @@ class Recipe:
             "task": self.task,
             "data": self.data.to_dict(),
             "training": dict(self.training),
-            "teacher": {**_model_dict(self.teacher), "path": paths and {str(a): path for a, path in paths.items()}},
+            "teacher": {
+                **_model_dict(self.teacher),
+                "path": paths and {str(a): path for a, path in paths.items()},
+                **({"shared": True} if self.teacher.shared else {}),
+            },
             "students": [
                 {
                     "name": student.name,
@@ -171,6 +181,7 @@ class Recipe:
             "projection": None if self.projection is None else _plain(vars(self.projection)),
             "switches": dict(vars(self.switches)),
             **({} if self.decoding is None else {"decoding": dict(vars(self.decoding))}),
+            **({"changes": list(self.changes)} if self.changes else {}),
         }
 
     def to_yaml(self) -> str:
@@ -178,17 +189,22 @@ class Recipe:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Read and check a recipe file.
+def load_recipe(path: str | Path, alternative: str | None = None, settings: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe file, with one of its alternatives and `settings` (KEY=VALUE) laid over it.
 
     Raises InputError for a file that cannot be read or is no YAML, RecipeErrors with every problem of its content.
     """
-    return parse_recipe(read_page(path), str(path))
+    return _recipe_of(with_changes(read_document(read_page(path), str(path)), alternative, settings))
+
+
+def recipe_alternatives(path: str | Path) -> list[str]:
+    """Names of the alternatives that a recipe file has. Errors as `load_recipe`."""
+    return alternatives_of(read_document(read_page(path), str(path)))
 
 
 def parse_recipe(text: str, path: str = "<string>") -> Recipe:
     """A recipe from YAML text; `path` names it in messages. Errors as `load_recipe`."""
-    return _recipe_of(read_document(text, path))
+    return _recipe_of(with_changes(read_document(text, path)))
 
 
 def recipe_from_dict(values: Mapping[str, Any], path: str = "<recipe>") -> Recipe:
@@ -211,6 +227,7 @@ def _recipe_of(document: Document) -> Recipe:
         projection=None if page["projection"] is None else ProjectionSpec(**_tuples(page["projection"])),
         switches=Switches(**page["switches"]),
         decoding=None if page["decoding"] is None else DecodingSpec(**page["decoding"]),
+        changes=tuple(page["changes"]),
     )
 
 

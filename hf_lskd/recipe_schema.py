@@ -59,6 +59,7 @@ TEACHER: dict[str, Field] = {
     **MODEL,
     "model": Field(optional(text)),
     "path": Field(optional(Kind("the path of a finished teacher, or {label smoothing: path}", _teacher_paths))),
+    "shared": Field(boolean, False),
 }
 STUDENT: dict[str, Field] = {
     "name": Field(name, "student"),
@@ -126,6 +127,7 @@ TOP: dict[str, Field] = {
     "projection": Field(optional(block(PROJECTION))),
     "decoding": Field(optional(block(DECODING))),
     "switches": Field(_switches, {key: field.default for key, field in SWITCHES.items()}),
+    "changes": Field(listed(text, single=False), []),  # noted by what changes a page
 }
 TOP_ELSEWHERE = {
     "model": "Use teacher.model and students.",

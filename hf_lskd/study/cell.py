@@ -35,6 +35,7 @@ from hf_lskd.record import (
     write_json,
 )
 from hf_lskd.study.bench import Bench, cell_signature, world_size
+from hf_lskd.study.sharing import take_teacher
 from hf_lskd.study.targets import loss_scale, targets_of, write_targets
 from hf_lskd.tasks.task import SPLITS, Task
 
@@ -55,10 +56,14 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
     source = taught_by(teacher)
     sign = cell_signature(bench, cell, None if source is None else source["signature"])
     work = partial_folder(folder)
-    if world_size() == 1 or PartialState().is_main_process:
+    first = world_size() == 1 or PartialState().is_main_process
+    shared = cell.role == "teacher" and bench.recipe.teacher.shared
+    if first and not (shared and take_teacher(cell, folder, sign)):
         claim_unfinished(work, sign)
     if world_size() > 1:
         PartialState().wait_for_everyone()
+    if shared and (record := read_record(folder)) is not None and record["status"] == "complete":
+        return record
     targets = targets_of(bench, cell, teacher)
     factor = loss_scale(cell, targets["target_gradient"])
     trainer = trained(bench, cell, work / CHECKPOINTS, teacher, factor)

@@ -32,7 +32,7 @@ from hf_lskd.study.side_by_side import jobs_of, run_side_by_side
 from hf_lskd.tasks import open_task
 
 LOCK = ".lock"  # in a study's folder
-FREE = ("name", "grid", "eta", "projection")  # what never makes another study of a recipe
+FREE = ("name", "grid", "eta", "projection", "changes")  # what never makes another study of a recipe
 
 
 def run_study(
