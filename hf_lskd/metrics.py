@@ -39,8 +39,13 @@ class PairedDifference(NamedTuple):
     signature: str
 
 
-def score_translations(hypotheses: Sequence[str], references: Sequence[str], *, target_lang: str) -> TranslationScore:
+def score_translations(
+    hypotheses: Sequence[str], references: Sequence[str], *, target_lang: str, tokenised: bool = False
+) -> TranslationScore:
     """Scores of `hypotheses` against one reference each, in the language `target_lang` ("de", "pt_BR").
+
+    `tokenised`: the texts are Moses tokens already, lower-cased and escaped (the IWSLT papers' preparation). `bleu_tok_lc` is
+    then taken on them as they stand, `bleu` and `chrf` after Moses' detokenisation; their signatures say so by `prep`.
 
     Spaces at the end of a line do not count, as in the command. Tokenisation is 13a; zh, ja and ko have sacrebleu's own.
     Raises InputError for empty input, unequal counts, references without a word, and a tokenizer that is not installed.
@@ -49,20 +54,22 @@ def score_translations(hypotheses: Sequence[str], references: Sequence[str], *, 
 
     made, wanted = _lines("hypotheses", hypotheses), _lines("references", references)
     _check_counts({"hypotheses": made, "references": wanted})
+    tokens, tokens_signature = _tokenised_bleu(made, wanted, _language(target_lang), tokenised)
+    if tokenised:
+        made, wanted = (detokenised(texts, _language(target_lang)) for texts in (made, wanted))
     bleu, chrf = bleu_metric(target_lang), CHRF()
     scored = bleu.corpus_score(made, [wanted])
     if not scored.ref_len:
         raise InputError(f"{len(wanted)} references without a word", "references with text in them")
-    tokenised, tokenised_signature = _tokenised_bleu(made, wanted, _language(target_lang))
     return TranslationScore(
         bleu=float(scored.score),
         chrf=float(chrf.corpus_score(made, [wanted]).score),
-        bleu_tok_lc=tokenised,
+        bleu_tok_lc=tokens,
         length_ratio=scored.sys_len / scored.ref_len,
         repetition_rate=repetition_rate(made),
-        bleu_signature=str(bleu.get_signature()),
-        chrf_signature=str(chrf.get_signature()),
-        bleu_tok_lc_signature=tokenised_signature,
+        bleu_signature=_signature(bleu, tokenised),
+        chrf_signature=_signature(chrf, tokenised),
+        bleu_tok_lc_signature=tokens_signature,
     )
 
 
@@ -196,7 +203,24 @@ def bleu_metric(target_lang: str) -> Any:
         ) from error
 
 
-def _tokenised_bleu(made: Sequence[str], wanted: Sequence[str], language: str) -> tuple[float, str]:
+def detokenised(texts: Sequence[str], language: str) -> list[str]:
+    """Moses tokens, escaped or not, as plain text."""
+    from sacremoses import MosesDetokenizer
+
+    moses = MosesDetokenizer(lang=language)
+    return [moses.detokenize(text.split(), unescape=True) for text in texts]
+
+
+def _signature(metric: Any, tokenised: bool) -> str:
+    found = metric.get_signature()
+    if tokenised:
+        found.update("prep", "moses-lc-detokenised")
+    return str(found)
+
+
+def _tokenised_bleu(
+    made: Sequence[str], wanted: Sequence[str], language: str, tokenised: bool = False
+) -> tuple[float, str]:
     """BLEU of Moses tokens in lower case, and its signature. Tokenised first: abbreviations are known by their capitals."""
     from importlib.metadata import version
 
@@ -204,7 +228,8 @@ def _tokenised_bleu(made: Sequence[str], wanted: Sequence[str], language: str) -
     from sacremoses import MosesTokenizer
 
     moses = MosesTokenizer(lang=language)
-    sides = [[moses.tokenize(text, return_str=True, escape=False) for text in texts] for texts in (made, wanted)]
+    split = (lambda text: text) if tokenised else (lambda text: moses.tokenize(text, return_str=True, escape=False))
+    sides = [[split(text) for text in texts] for texts in (made, wanted)]
     bleu = BLEU(lowercase=True, tokenize="none", force=True)
     score = bleu.corpus_score(sides[0], [sides[1]]).score
     signature = bleu.get_signature()

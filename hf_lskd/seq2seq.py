@@ -15,6 +15,7 @@ from hf_lskd.models.sequence import (
     is_encoder_decoder,
     load_trained_seq2seq,
     rows_of,
+    target_tokens,
     tokenizer_beside,
 )
 from hf_lskd.teacher import Member, Teacher, check_separate, logits_of
@@ -94,8 +95,13 @@ def common_width(teacher: Any, student: Any, teacher_tokenizer: Any, tokenizer: 
                 "equal rows, or both tokenizers (processing_class, and one in the teacher's folder)",
                 REMEDY,
             )
+        logger.warning(
+            "The token maps of teacher and student were not compared, since a tokenizer is missing; their %s rows are "
+            "taken for the same tokens. Give processing_class, and a teacher's folder with its tokenizer.",
+            ours,
+        )
         return ours
-    check_token_maps(teacher_tokenizer.get_vocab(), tokenizer.get_vocab())
+    check_token_maps(target_tokens(teacher_tokenizer), target_tokens(tokenizer))
     return ours
 
 

@@ -150,15 +150,17 @@ class Seq2SeqDistillationTrainer(DistillationMixin, Seq2SeqTrainer):
         loss, _, _ = super().prediction_step(model, inputs, True, ignore_keys)
         return loss, tokens, labels.to(self.args.device)
 
-    def _metrics_without_ignored(self, prediction: Any) -> dict[str, float]:
+    def _metrics_without_ignored(self, prediction: Any, **others: Any) -> dict[str, float]:
         if getattr(self.args, "predict_with_generate", False):
             prediction.predictions = self._padded(prediction.predictions)
-        return self._user_metrics(prediction)
+        return self._user_metrics(prediction, **others)
 
     def _padded(self, predictions: Any) -> Any:
         """Generated ids with pad where batches of other lengths were filled up by −100, which no tokenizer decodes."""
         pad = getattr(self.processing_class, "pad_token_id", None)
         pad = self.model.config.pad_token_id if pad is None else pad
+        if isinstance(predictions, Tensor):  # of one batch, with batch_eval_metrics
+            return predictions.masked_fill(predictions == IGNORE_INDEX, pad)
         return np.where(predictions == IGNORE_INDEX, pad, predictions)
 
 

@@ -204,8 +204,21 @@ def test_foreign_letters_and_no_letters_are_no_swap(
 ) -> None:
     path = write(tmp_path / "a.tsv", tsv(list(zip(sources, targets))))
     with caplog.at_level(logging.WARNING, "hf_lskd"):
-        load_parallel(text(path, validation=path, target_lang=target_lang))
+        load_parallel(text(path, validation=write(tmp_path / "b.tsv", tsv([("c", "d")])), target_lang=target_lang))
     assert caplog.text == ""
+
+
+def test_held_out_sentences_that_are_in_training_are_counted_and_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [(f"house {i}", f"Haus {i}") for i in range(10)]
+    train, test = write(tmp_path / "train.tsv", tsv(rows)), write(tmp_path / "test.tsv", tsv([*rows[:3], ("a", "b")]))
+    clean = write(tmp_path / "clean.tsv", tsv([("c", "d")]))
+    with caplog.at_level(logging.WARNING, "hf_lskd"):
+        found = load_parallel(text(train, validation=clean, test=test))
+    assert "3 of 4 sentences of test are in the training text too" in caplog.text
+    assert found.facts["test sentences in training"] == 3
+    assert "validation sentences in training" not in found.facts
 
 
 def test_a_dataset_folder_with_a_translation_feature(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hf_lskd.data.tokenizer import load_tokenizer, train_bpe
+from hf_lskd.data.tokenizer import language_code, load_tokenizer, set_languages, train_bpe
 from hf_lskd.errors import InputError
+from hf_lskd.models.sequence import begin_in_language
+from tests.tiny_seq2seq import tiny_seq2seq
 
 TEXTS = [
     "the green house, 25 km",
@@ -72,3 +75,48 @@ def test_a_vocabulary_without_room_for_the_characters_is_refused() -> None:
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.tokenizer"):
         load_tokenizer(str(tmp_path))
+
+
+# ---- Multilingual tokenizers
+
+
+def nllb() -> Any:
+    from transformers import NllbTokenizer
+
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁a", "▁b", "▁", "a", "b"]
+    return NllbTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[("▁", "a"), ("▁", "b")])
+
+
+def test_a_multilingual_tokenizer_is_told_its_languages_and_decoding_begins_in_the_target() -> None:
+    tokenizer = nllb()
+    set_languages(tokenizer, "deu_Latn", "eng_Latn")
+    rows = [tokenizer(text="a b").input_ids, tokenizer(text_target="a b").input_ids]
+    assert [tokenizer.convert_ids_to_tokens(row) for row in rows] == [
+        ["deu_Latn", "▁a", "▁b", "</s>"],
+        ["eng_Latn", "▁a", "▁b", "</s>"],
+    ]
+    model = tiny_seq2seq("m2m100")
+    begin_in_language(model, tokenizer)
+    assert model.generation_config.forced_bos_token_id == tokenizer.get_vocab()["eng_Latn"]
+
+
+def test_a_language_is_found_by_the_one_code_that_begins_with_it_or_refused() -> None:
+    tokenizer = nllb()
+    assert language_code(tokenizer, "deu") == "deu_Latn"
+    for language, message in (
+        ("de", "one of its own codes: ace_Arab, ace_Latn"),
+        ("zho", "Which of zho_Hans, zho_Hant"),
+        ("deu_Latm", "deu_Latn"),
+    ):
+        with pytest.raises(InputError, match=message):
+            language_code(tokenizer, language)
+
+
+def test_a_tokenizer_without_languages_and_its_model_are_left_alone() -> None:
+    tokenizer = train_bpe(["a house"], 30)
+    before = tokenizer("a house").input_ids
+    set_languages(tokenizer, "en", "de")
+    assert tokenizer("a house").input_ids == before
+    model = tiny_seq2seq()
+    begin_in_language(model, tokenizer)
+    assert model.generation_config.forced_bos_token_id is None

@@ -319,6 +319,16 @@ def test_a_bomb_is_refused_by_the_size_that_it_declares(tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_a_header_that_would_fill_the_memory_is_refused_unread(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = kind, 32 << 20
+    path = tmp_path / "en-de.tgz"
+    path.write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + bytes(member.size)))
+    with pytest.raises(InputError, match="a header of 33554432 bytes"):
+        load(path)
+
+
 @pytest.mark.parametrize("kept", [0, 1, 10, 0.3, 0.9, -9, -1])
 def test_an_archive_that_is_cut_off_is_refused_and_nothing_is_kept(tmp_path: Path, kept: float) -> None:
     content = packed(release())

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from hf_lskd.analysis import TargetGradient, equalised_loss_scale, target_entropy, target_gradient
 from hf_lskd.errors import InputError
+from hf_lskd.losses import distillation_kl
 from tests.reference import (
     ONE_GAP_BY_HAND,
     ONE_GAP_TABLE,
@@ -186,3 +187,28 @@ def test_equalising_makes_the_first_gradient_one() -> None:
 def test_a_gradient_that_cannot_be_equalised_is_an_error(g: float) -> None:
     with pytest.raises(InputError, match="above 0"):
         equalised_loss_scale(g)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("k", [1, 4, 11, 50])
+def test_with_top_k_it_is_the_gradient_of_that_loss(temperature: float, k: int) -> None:
+    z = teacher_logits()
+    student = torch.zeros_like(z).requires_grad_()
+    distillation_kl(student, z, temperature, top_k=k, num_items=1).backward()
+    assert student.grad is not None
+    found = TargetGradient([1.0, temperature], [None, k]).update(z[:15]).update(z[15:])
+    assert found.value(temperature, k) == pytest.approx(float(student.grad.norm(dim=1).mean()), rel=1e-9)
+    p = F.softmax(z.topk(min(k, 11), dim=1).values / temperature, dim=1)
+    assert found.entropy(temperature, k) == pytest.approx(float(-(p * p.log()).sum(1).mean()), rel=1e-9, abs=1e-12)
+    if k >= 11:
+        assert found.value(temperature, k) == pytest.approx(found.value(temperature), rel=1e-12)
+    assert target_gradient(z, temperature, k) == pytest.approx(found.value(temperature, k), rel=1e-12)
+
+
+def test_a_k_that_was_not_asked_for_or_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="kd_top_k = 0"):
+        TargetGradient([1.0], [0])
+    with pytest.raises(InputError, match="top_k 3"):
+        TargetGradient([1.0], [2]).update(teacher_logits()).value(1.0, 3)
+    with pytest.raises(InputError, match="top_k"):
+        TargetGradient([1.0], [2]).merge(TargetGradient([1.0]))

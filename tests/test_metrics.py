@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sacrebleu
 
 from hf_lskd.errors import InputError
-from hf_lskd.metrics import evaluate_metric, paired_bootstrap, repetition_rate, score_translations
+from hf_lskd.metrics import detokenised, evaluate_metric, paired_bootstrap, repetition_rate, score_translations
 
 GERMAN = [
     "Das Haus, das wir 2019 kauften, kostete 3,5 Mio. Euro.",
@@ -226,3 +227,17 @@ def test_metrics_of_the_evaluate_library() -> None:
         for made, reference in zip(GERMAN_MADE, GERMAN):
             metric.add(prediction=made, reference=reference)
         assert metric.compute() == {name: getattr(wanted, name), "signature": getattr(wanted, f"{name}_signature")}
+
+
+def test_scores_of_a_tokenised_corpus_are_on_its_tokens_and_on_its_text() -> None:
+    made = ["it &apos;s a big , red house .", "r &amp; d costs 3 % more ."]
+    wanted = ["it &apos;s a big red house .", "r &amp; d costs 4 % more ."]
+    score = score_translations(made, wanted, target_lang="en", tokenised=True)
+    assert score.bleu_tok_lc == sacrebleu.corpus_bleu(made, [wanted], tokenize="none", force=True).score
+    plain = [["it's a big, red house.", "r & d costs 3% more."], ["it's a big red house.", "r & d costs 4% more."]]
+    assert detokenised(made, "en") == plain[0]
+    assert score.bleu == sacrebleu.corpus_bleu(plain[0], [plain[1]]).score
+    assert score.chrf == sacrebleu.corpus_chrf(plain[0], [plain[1]]).score
+    assert "prep:moses-lc-detokenised" in score.bleu_signature
+    assert "prep:moses-lc-detokenised" in score.chrf_signature
+    assert "prep" not in score_translations(made, wanted, target_lang="en").bleu_signature

@@ -314,7 +314,7 @@ def test_small_gradient_is_called_a_smaller_learning_rate_and_the_control_named(
         "cannot be told from too small a learning rate by these cells alone; the equalised row is the control"
         in demo_page.text
     )
-    assert "points as in the paper" in demo_page.text.split("Top-1 over temperature")[0]
+    assert "points with T² alone" in demo_page.text.split("Top-1 over temperature")[0]
 
 
 def test_missing_control_is_named(tmp_path: Path) -> None:
@@ -340,15 +340,14 @@ def test_beside_a_hard_loss_a_small_gradient_is_no_learning_rate(tmp_path: Path)
     assert "The hard loss beside it (weight 0.5) keeps its scale" in text
     assert "a hard loss, whose scale does not change with T, stands beside the soft one" in text
     assert "points with the soft loss times 1," in text
-    for wrong in ("effective learning rate", "smaller learning rate", "as in the paper"):
+    for wrong in ("effective learning rate", "smaller learning rate", "T² alone"):
         assert wrong not in text
 
 
-def test_over_the_top_classes_alone_g_is_not_the_losses(tmp_path: Path) -> None:
+def test_over_the_top_classes_alone_g_is_that_of_those_targets(tmp_path: Path) -> None:
     text = page_of(make_study(tmp_path, kd_top_k=5, **SMALL)).text
-    assert "g is defined for the loss over all classes; here only the teacher’s top 5 count." in text
-    assert "effective learning rate" not in text
-    assert "as in the paper" not in text
+    assert "of the effective learning rate" in text
+    assert "T² alone" not in text
 
 
 def test_a_fall_that_cannot_be_computed_is_not_denied(tmp_path: Path) -> None:

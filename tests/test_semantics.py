@@ -1,8 +1,12 @@
-"""S1 and S2 from groups."""
+"""S1 and S2 from groups, from a teacher's embedding, and from a file."""
+
+from pathlib import Path
 
 import pytest
+import torch
 
 from hf_lskd.analysis import SimilarSets, sets_from_groups, sets_signature
+from hf_lskd.analysis.semantics import sets_from_embeddings, sets_from_file
 from hf_lskd.errors import InputError
 
 GROUPS = ["a", "b"] * 6 + ["c"] * 3  # a: 0 2 4 6 8 10, b: 1 3 5 7 9 11, c: 12 13 14
@@ -97,3 +101,49 @@ def test_the_signature_sees_every_change_of_the_sets_and_nothing_else() -> None:
 
 def test_the_signature_of_sets_of_one_size_has_no_range() -> None:
     assert sets_signature({3: SimilarSets((1, 2), (5,))}).startswith("targets:1|similar:2|dissimilar:1|sha256:")
+
+
+# ---- From a teacher's output embedding, and from a file
+
+
+def circle(angles: list[float]) -> torch.Tensor:
+    """Points on a circle at these degrees, of different lengths, which must not matter."""
+    radians = torch.deg2rad(torch.tensor(angles))
+    return torch.stack([radians.cos(), radians.sin()], 1) * torch.linspace(1, 3, len(angles)).unsqueeze(1)
+
+
+def test_tokens_are_near_and_far_by_the_angle_between_their_rows() -> None:
+    weight = circle([0, 10, 180, 20, 170, 90])
+    found = sets_from_embeddings(weight, [0, 1, 2, 3, 4], similar=2, dissimilar=2)
+    assert found[0] == SimilarSets(similar=(1, 3), dissimilar=(2, 4))
+    assert found[2] == SimilarSets(similar=(3, 4), dissimilar=(0, 1))
+    assert list(found) == [0, 1, 2, 3, 4]  # 5 is no candidate, neither as a target nor in a set
+    assert sets_from_embeddings(weight, [4, 2, 0, 1, 3], similar=2, dissimilar=2, targets=[2]) == {2: found[2]}
+
+
+def test_too_few_candidates_and_rare_targets_are_refused() -> None:
+    weight = circle([0, 10, 180, 20, 170, 90])
+    with pytest.raises(InputError, match=r"4 tokens .*at least 5: 2 similar, 2 dissimilar"):
+        sets_from_embeddings(weight, [0, 1, 2, 3], similar=2, dissimilar=2)
+    with pytest.raises(InputError, match="target token 5 is too rare"):
+        sets_from_embeddings(weight, [0, 1, 2, 3, 4], similar=2, dissimilar=2, targets=[5])
+
+
+def test_a_file_says_which_classes_are_similar(tmp_path: Path) -> None:
+    path = tmp_path / "sets.json"
+    path.write_text('{"cat": {"similar": ["dog"], "dissimilar": ["car", "bus"]}}')
+    names = ["bus", "car", "cat", "dog"]
+    assert sets_from_file(path, names) == {2: SimilarSets((3,), (0, 1))}
+    for text, message in (
+        ('{"cat": {"similar": ["dgo"], "dissimilar": ["car"]}}', "Did you mean 'dog'"),
+        ('{"cat": {"similar": [], "dissimilar": ["car"]}}', "neither empty"),
+        ('{"cat": {"similar": ["car"], "dissimilar": ["car"]}}', "no class twice"),
+        ('{"cat": {"similar": ["dog"]}}', "cannot be read"),
+        ("{}", "names no target"),
+        ("[", "cannot be read"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            sets_from_file(path, names)
+    with pytest.raises(InputError, match="cannot be read"):
+        sets_from_file(tmp_path / "missing.json", names)

@@ -37,7 +37,9 @@ def second_of(first: Path, recipe: dict[str, Any], name: str) -> tuple[Path, dic
     return folder, {cell: read_record(folder / "cells" / cell) or {} for cell in TEACHERS}
 
 
-def test_the_second_study_takes_the_firsts_teachers_and_trains_its_own_students(first: Path, recipe: dict[str, Any]) -> None:
+def test_the_second_study_takes_the_firsts_teachers_and_trains_its_own_students(
+    first: Path, recipe: dict[str, Any]
+) -> None:
     other = changed(recipe, "students.0.name", "other")
     folder, teachers = second_of(first, other, "second")
     for name, record in teachers.items():

@@ -118,10 +118,11 @@ def test_each_row_has_a_gpu_of_its_own_where_there_are_several(monkeypatch: pyte
     assert [side_by_side.environment(2, slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["5", "7"]
 
 
-def test_what_a_library_prints_in_a_row_is_passed_on(capfd: pytest.CaptureFixture) -> None:
-    process = subprocess.Popen(["echo", "not JSON"], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("text", ["not JSON", "3", "null", "[1]"])
+def test_what_a_library_prints_in_a_row_is_passed_on(capfd: pytest.CaptureFixture, text: str) -> None:
+    process = subprocess.Popen(["echo", text], stdout=subprocess.PIPE, text=True)
     notes = side_by_side.SimpleQueue()
     side_by_side.listen(3, process, notes)
     side_by_side.close(process)
     assert notes.get() == (3, None)
-    assert capfd.readouterr().err == "not JSON\n"
+    assert capfd.readouterr().err == f"{text}\n"

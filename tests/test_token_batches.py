@@ -54,15 +54,17 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert sorted(map(sorted, drawn(1, 0))) != sorted(map(sorted, drawn(1, 1)))  # other companions too
     longest = [int(LENGTHS[batch].max()) for batch in drawn(1, 0)]
     assert longest != sorted(longest)
-    keyed = TokenBatchSampler(LENGTHS, 60, seed=1, keys_with_epoch=True)
-    keyed.set_epoch(2)
-    assert [[i for _, i in batch] for batch in keyed] == drawn(1, 2)
-    assert {epoch for batch in keyed for epoch, _ in batch} == {2}
 
 
 def test_one_length_a_row_and_rows_without_tokens() -> None:
     assert sorted(map(len, TokenBatchSampler([4, 4, 4, 0, 0], 8))) == [1, 2, 2]
     assert [len(batch) for batch in TokenBatchSampler([3, 3], 6)] == [2]
+
+
+def test_batches_that_cannot_be_divided_among_the_processes_are_refused() -> None:
+    assert len(TokenBatchSampler([10, 10, 10, 5, 5], 10, multiple=2)) == 4
+    with pytest.raises(InputError, match=r"3 batches of one example each for 2 processes"):
+        TokenBatchSampler([10, 10, 10], 10, multiple=2)
 
 
 def test_a_pair_longer_than_the_limit_is_named() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,8 @@ def test_a_student_of_the_teachers_translations_learns_what_the_teacher_says(tex
     records = run_study(recipe, tmp_path / "s")
     assert [record["status"] for record in records] == ["complete"] * 5
     teacher = tmp_path / "s" / "cells" / "teacher-a0-s0"
-    lines = [json.loads(line) for line in (teacher / TRAINING_TRANSLATIONS).read_text(encoding="utf-8").splitlines()]
+    (kept,) = teacher.glob(TRAINING_TRANSLATIONS.format(key="*"))
+    lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
     assert [line["source"] for line in lines] == [source for source, _ in pairs(300, 0)]
     task: Any = open_task(recipe)
     args = task.arguments(record_cell(recipe, "said"), tmp_path / "args")
@@ -170,6 +172,97 @@ def test_a_student_of_the_teachers_translations_learns_what_the_teacher_says(tex
     both = task._training_rows(recipe.students[1], teacher / "model", args)
     assert len(both) == len(rows) + 300
     assert len(both.lengths) == len(both)
+
+
+def test_translations_of_another_text_or_decoding_are_not_taken_for_these(
+    text: Path, study: Path, tmp_path: Path
+) -> None:
+    cell = tmp_path / "teacher"
+    shutil.copytree(study / "cells" / "teacher-a0-s0", cell)
+    (tmp_path / "other").mkdir()
+    for name in ("train", "validation", "test"):
+        shutil.copy(text / f"{name}.tsv", tmp_path / "other")
+    other = [line + "\n" for line in (text / "train.tsv").read_text(encoding="utf-8").splitlines()[:290]]
+    (tmp_path / "other" / "train.tsv").write_text("".join(other), encoding="utf-8")
+    pages = (
+        recipe_of(text),
+        recipe_of(tmp_path / "other"),
+        parse_recipe(recipe_of(text).to_yaml().replace("beams: 1", "beams: 2")),
+    )
+    for page in (*pages, pages[0]):
+        task: Any = open_task(page)
+        said = task._said_by(cell / "model", task.arguments(record_cell(page, "student"), tmp_path / "args"))
+        assert {source for source, _ in said} <= set(task.source.train.sources)
+    assert len(list(cell.glob(TRAINING_TRANSLATIONS.format(key="*")))) == 3
+
+
+def test_a_teacher_that_says_nothing_is_named(text: Path, study: Path, tmp_path: Path) -> None:
+    cell = tmp_path / "teacher"
+    shutil.copytree(study / "cells" / "teacher-a0-s0", cell)
+    task: Any = open_task(recipe_of(text))
+    args = task.arguments(record_cell(recipe_of(text), "student"), tmp_path / "args")
+    task._said_by(cell / "model", args)
+    (kept,) = cell.glob(TRAINING_TRANSLATIONS.format(key="*"))
+    kept.write_text('{"source": "red", "target": " "}\n')
+    with pytest.raises(InputError, match="no word for any of 1 training sentences"):
+        task._said_by(cell / "model", args)
+
+
+def test_changing_what_students_learn_to_say_is_another_study(text: Path, study: Path) -> None:
+    taught = f"[{{model: marian, model_args: {SHAPE}, targets: teacher}}]"
+    with pytest.raises(InputError, match="another study"):
+        run_study(recipe_of(text, students=taught), study)
+
+
+# ---- η where the text has little to say
+
+
+def test_too_few_frequent_tokens_cost_eta_and_not_the_study(
+    text: Path, study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(study, tmp_path / "toy"))
+    few = parse_recipe(recipe_of(text).to_yaml().replace("min_count: 3", "min_count: 300"))
+    run_study(few, folder)
+    assert "η is left out: 0 target tokens occur 300 times in each split" in caplog.text
+    assert not (folder / "eta.csv").exists()
+    assert not (folder / "projections.json").exists()
+    assert "BLEU" in (folder / "report.html").read_text(encoding="utf-8")
+    run_study(parse_recipe(recipe_of(text).to_yaml().split("eta:")[0] + "eta: null\ndecoding: {beams: 1}\n"), folder)
+    assert rows_of(folder / "results.csv")
+
+
+@pytest.mark.parametrize(
+    ("eta", "message"),
+    [
+        ("{sets: missing.json}", "eta.sets: missing.json cannot be read"),
+        ("{targets: [nosuch]}", "class 'nosuch'"),
+        ("{min_count: 3, dissimilar: 5, targets: [</s>]}", "eta.targets: '</s>' is too rare"),
+    ],
+)
+def test_what_eta_names_is_checked_before_training(text: Path, tmp_path: Path, eta: str, message: str) -> None:
+    page = recipe_of(text).to_yaml()
+    start, rest = page.split("eta:")[0], page[page.index("projection:") :]
+    with pytest.raises(InputError, match=re.escape(message)):
+        run_study(parse_recipe(f"{start}eta: {eta}\n{rest}"), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_embeddings_are_found_of_rare_tokens_too(study: Path, text: Path) -> None:
+    task: Any = open_task(recipe_of(text))
+    rows = task.rows["train"]
+    counts = torch.bincount(torch.tensor([token for _, target in rows.rows for token in target]))
+    often, rare = int(counts.argmax()), int(torch.where(counts > 0, counts, 10**6).argmin())
+    cell = record_cell(recipe_of(text), "student")
+    found = task.features(cell, study / "cells" / "student-a0-T1-s0" / "model", [often, rare], "train", 50)
+    assert int((found.labels == often).sum()) == min(50, int(counts[often]))
+    assert int((found.labels == rare).sum()) == min(50, int(counts[rare]))
+
+
+def test_max_tokens_of_a_role_is_checked_too(text: Path, tmp_path: Path) -> None:
+    students = f"[{{model: marian, model_args: {SHAPE}, training: {{max_tokens: 4}}}}]"
+    with pytest.raises(InputError, match="max_tokens = 4"):
+        run_study(recipe_of(text, students=students), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def record_cell(recipe: Recipe, student: str) -> Any:

@@ -163,15 +163,16 @@ class Gradients(TrainerCallback):
 
 
 def steps(folder: Any, family: str, rows: Any, micro: int, accumulation: int, *, teacher: bool, collator: Any = None,
-          **more: Any) -> tuple[list[Tensor], list[dict]]:  # fmt: skip
+          double: bool = False, **more: Any) -> tuple[list[Tensor], list[dict]]:  # fmt: skip
     """The gradients and logs of one epoch with weights that stay as they are, cut into micro-batches of `micro` rows."""
     noted = Gradients()
+    student, master = (tiny_seq2seq(family, seed).double() if double else tiny_seq2seq(family, seed) for seed in (1, 2))
     made = trainer(
-        tiny_seq2seq(family, 1),
+        student,
         arguments(folder, learning_rate=0.0, per_device_train_batch_size=micro, gradient_accumulation_steps=accumulation,
                   kd_weight=0.5, **more),
         rows,
-        teacher_model=tiny_seq2seq(family, 2) if teacher else None,
+        teacher_model=master if teacher else None,
         callbacks=[noted],
         **({} if collator is None else {"data_collator": collator}),
     )  # fmt: skip

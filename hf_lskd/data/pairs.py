@@ -27,7 +27,8 @@ class Pairs:
 class ParallelSource:
     """The splits of one parallel corpus. `test` None: the source has only a validation split, which is judged on.
 
-    `facts` is what a report says of the data (versions, preparation, how many pairs were left out and why).
+    `facts` is what a report says of the data (versions, preparation, how many pairs were left out and why). `tokenised`: the
+    texts are Moses tokens, lower-cased and escaped.
     """
 
     train: Pairs
@@ -36,6 +37,7 @@ class ParallelSource:
     target_lang: str
     test: Pairs | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    tokenised: bool = False
 
     @property
     def held_out(self) -> Pairs:

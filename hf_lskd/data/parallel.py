@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_lskd.data.pairs import Pairs, ParallelSource
-from hf_lskd.data.text_files import checked, counted, load_text
+from hf_lskd.data.text_files import checked, counted, load_text, shared_sources
 from hf_lskd.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,11 @@ def load_dataset_pairs(data: Mapping[str, Any], cache_dir: Path | None = None) -
     train, validation = pairs("train"), pairs("validation")
     test = None if data["test_split"] is None else pairs("test")
     read = len(train) + len(validation) + len(test or ())
-    facts = {"corpus": name, **counted(read, train, validation, test, {})}
+    facts = {
+        "corpus": name,
+        **counted(read, train, validation, test, {}),
+        **shared_sources(train, validation, test),
+    }
     return ParallelSource(train, validation, data["source_lang"], data["target_lang"], test, facts)
 
 

@@ -23,6 +23,7 @@ LONGEST = 10_000  # words of a line: more is no sentence
 LARGEST = 256 << 20  # bytes of a member that is read: the text of a pair is tens of megabytes
 HARMLESS, PACKING = 64 << 20, 100  # unpacked bytes that need no excuse; more may be this many times the packed ones
 BLOCK = 1 << 20
+LONGEST_HEADER = 1 << 20  # bytes of a member's name and attributes
 UNWRITABLE = re.compile("[\ud800-\udfff]")  # a JSON escape alone
 
 
@@ -41,8 +42,22 @@ def load_text(data: Mapping[str, Any]) -> ParallelSource:
         train, validation = held_out(train, data["validation_pairs"], data["seed"])
     else:
         validation = given
-    facts = {"corpus": "text", **counted(read, train, validation, test, {})}
+    facts = {"corpus": "text", **counted(read, train, validation, test, {}), **shared_sources(train, validation, test)}
     return ParallelSource(train, validation, source, target, test, facts)
+
+
+def shared_sources(train: Pairs, validation: Pairs, test: Pairs | None) -> dict[str, int]:
+    """How many held-out sentences stand in training too, where there are some: warned of, and said in the report."""
+    held = {"validation": validation, "test": test}
+    trained = set(train.sources)
+    found = {name: sum(text in trained for text in pairs.sources) for name, pairs in held.items() if pairs is not None}
+    for name, count in found.items():
+        if count:
+            logger.warning(
+                "%d of %d sentences of %s are in the training text too: scores on them tell what was remembered.",
+                *(count, len(held[name] or ()), name),
+            )
+    return {f"{name} sentences in training": count for name, count in found.items() if count}
 
 
 def counted(
@@ -196,7 +211,7 @@ def archive_members(packed: BinaryIO, size: int, name: str, wanted: Callable[[st
     """
     try:
         stream = Unpacked(packed, size, name)
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=BLOCK) as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=BLOCK, tarinfo=ShortHeader) as archive:  # type: ignore[call-overload]
             for member in archive:
                 refuse_hostile(member, name)
                 if member.isfile():
@@ -207,6 +222,19 @@ def archive_members(packed: BinaryIO, size: int, name: str, wanted: Callable[[st
         raise InputError(
             f"{name} is damaged, cut off or no .tgz ({error})", "a whole .tgz", "Fetch it again."
         ) from error
+
+
+class ShortHeader(tarfile.TarInfo):
+    """A member whose long names and attributes, which tarfile reads whole into memory, are of a sane size."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if not (self.isreg() or self.isdir()) and self.size > LONGEST_HEADER:
+            raise InputError(
+                f"a header of {self.size} bytes in an archive",
+                f"at most {LONGEST_HEADER}",
+                "Do not unpack this archive.",
+            )
+        return super()._proc_member(archive)  # type: ignore[misc]
 
 
 class Unpacked:

@@ -9,27 +9,24 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from hf_lskd.errors import InputError
+from hf_lskd.losses import IGNORE_INDEX
 
-IGNORE_INDEX = -100  # of labels, as everywhere in torch and transformers
 
-
-class TokenBatchSampler(Sampler[list[Any]]):
+class TokenBatchSampler(Sampler[list[int]]):
     """Batches of at most `max_tokens` padded tokens (rows x the longest side of any), sorted by length, in random order.
 
     Every example once an epoch, the same number of batches in every epoch and on every process: where `multiple` does not
     divide it, batches are halved until it does. A pure function of (lengths, max_tokens, seed, epoch, multiple), so a
-    resumed run sees the same batches. `keys_with_epoch`: yields (epoch, index) in place of indices.
+    resumed run sees the same batches.
 
     `lengths [N]` or `[N, 2]` (source, target) in tokens. Raises InputError when an example is longer than `max_tokens`,
-    and when there are fewer examples than `multiple`.
+    and when there are fewer examples than `multiple`, or no batch that could be halved for it.
     """
 
-    def __init__(
-        self, lengths: Any, max_tokens: int, *, seed: int = 0, multiple: int = 1, keys_with_epoch: bool = False
-    ) -> None:
+    def __init__(self, lengths: Any, max_tokens: int, *, seed: int = 0, multiple: int = 1) -> None:
         sides = np.asarray(lengths, dtype=np.int64)
         self.lengths = sides.reshape(len(sides), -1)
-        self.max_tokens, self.seed, self.multiple, self.keys_with_epoch = max_tokens, seed, multiple, keys_with_epoch
+        self.max_tokens, self.seed, self.multiple = max_tokens, seed, multiple
         self.epoch = 0
         longest = self.lengths.max(axis=1) if len(sides) else np.zeros(0, np.int64)
         if max_tokens < 1 or (len(longest) and longest.max() > max_tokens):
@@ -50,13 +47,13 @@ class TokenBatchSampler(Sampler[list[Any]]):
     def __len__(self) -> int:
         return len(self._cuts) - 1
 
-    def __iter__(self) -> Iterator[list[Any]]:
+    def __iter__(self) -> Iterator[list[int]]:
         epoch = self.epoch
         draw = np.random.default_rng((self.seed, epoch))
         order = self._order(draw)
         for batch in draw.permutation(len(self)):
             indices = order[self._cuts[batch] : self._cuts[batch + 1]].tolist()
-            yield [(epoch, index) for index in indices] if self.keys_with_epoch else indices
+            yield indices
 
     def _order(self, draw: Any) -> np.ndarray:
         """All examples by length, equal ones in random order: the lengths, and so the cuts, are the same in every epoch."""
@@ -73,6 +70,12 @@ class TokenBatchSampler(Sampler[list[Any]]):
         while (len(cuts) - 1) % self.multiple:
             sizes = np.diff(cuts)
             largest = int(sizes.argmax())
+            if sizes[largest] < 2:
+                raise InputError(
+                    f"{len(sizes)} batches of one example each for {self.multiple} processes",
+                    "batches that can be divided among the processes",
+                    "Raise max_tokens, or use fewer processes.",
+                )
             cuts.insert(largest + 1, cuts[largest] + int(sizes[largest]) // 2)
         return cuts
 

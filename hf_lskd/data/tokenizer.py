@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from hf_lskd.errors import InputError
+from hf_lskd.errors import InputError, nearest
 
 UNKNOWN, END, PAD = "<unk>", "</s>", "<pad>"
 
@@ -66,3 +66,34 @@ def load_tokenizer(name: str) -> Any:
             "a folder with a tokenizer, or a Hub name",
             "Without data.tokenizer one is trained from the training text.",
         ) from error
+
+
+def set_languages(tokenizer: Any, source: str, target: str) -> None:
+    """Tell a multilingual tokenizer (M2M100, NLLB, mBART) which languages its two sides are; others are left as they are.
+
+    Its own codes are known too: `eng_Latn` is NLLB's, `en_XX` mBART's `en`. Raises InputError for a language that it has no
+    code for.
+    """
+    if not hasattr(tokenizer, "src_lang") or not hasattr(tokenizer, "tgt_lang"):
+        return
+    tokenizer.src_lang, tokenizer.tgt_lang = (language_code(tokenizer, code) for code in (source, target))
+
+
+def language_code(tokenizer: Any, language: str) -> str:
+    """The tokenizer's own code of a language: the very word, or the one code that begins with it ("de" for "de_DE")."""
+    tokens = [
+        token.strip("_") for token in tokenizer.all_special_tokens if token not in (tokenizer.eos_token, PAD, UNKNOWN)
+    ]
+    codes = sorted({token for token in tokens if token[:2].isalpha() and "<" not in token})
+    if language in codes:
+        return language
+    found = [code for code in codes if code.startswith(f"{language}_")]
+    if len(found) != 1:
+        raise InputError(
+            f"language {language!r} for the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__}",
+            f"one of its own codes: {', '.join(codes[:12])}{', …' if len(codes) > 12 else ''}",
+            f"Which of {', '.join(found)}?"
+            if found
+            else nearest(language, codes) or "Give its own code in the recipe.",
+        )
+    return found[0]

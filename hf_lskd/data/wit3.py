@@ -61,7 +61,15 @@ def load_wit3(data: Mapping[str, Any], cache_dir: Path | None = None) -> Paralle
     read = sum(map(len, splits)) + left_out.total()
     own = {"corpus": f"WIT3 {year}", "archive": release.label, "preparation": data["preparation"], **facts}
     counts = counted(read, splits[0], splits[1], held, left_out)
-    return ParallelSource(splits[0], splits[1], data["source_lang"], data["target_lang"], held, {**own, **counts})
+    return ParallelSource(
+        splits[0],
+        splits[1],
+        data["source_lang"],
+        data["target_lang"],
+        held,
+        {**own, **counts},
+        tokenised=data["preparation"] == "paper",
+    )
 
 
 def unescaped(text: str) -> str:

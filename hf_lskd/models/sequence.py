@@ -73,7 +73,7 @@ def load_trained_seq2seq(name: str) -> Any:
 def marian(name: str, tokenizer: Any, model_args: Mapping[str, Any]) -> Any:
     """A fresh Marian model of a known shape over a tokenizer's vocabulary, embeddings shared throughout.
 
-    `<pad>` starts the decoder, as in Marian's own models, and its row of the embedding stays zero.
+    `<pad>` starts the decoder, as in Marian's own models; its row of the embedding begins at zero.
     """
     from transformers import MarianConfig, MarianMTModel
 
@@ -111,6 +111,17 @@ def marian(name: str, tokenizer: Any, model_args: Mapping[str, Any]) -> Any:
             if isinstance(module, nn.Linear) and module.weight is not embedding:
                 nn.init.xavier_uniform_(module.weight)
     return model
+
+
+def begin_in_language(model: Any, tokenizer: Any) -> None:
+    """Let a multilingual model's decoding begin with the tokenizer's target language; other models are left as they are."""
+    target = getattr(tokenizer, "tgt_lang", None)
+    if target is None:
+        return
+    known = tokenizer.get_vocab()
+    token = next((name for name in (target, f"__{target}__") if name in known), None)
+    if token is not None:
+        model.generation_config.forced_bos_token_id = known[token]
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -211,16 +222,25 @@ def output_weights(model: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def tokenizer_beside(model: Any) -> Any:
-    """The tokenizer in the folder that a model was loaded from; None where there is none. Nothing is fetched."""
+    """The tokenizer in the folder, or of the Hub's name in the local cache, that a model was loaded from; None where there is
+    none. Nothing is fetched."""
     from transformers import AutoTokenizer
 
-    folder = Path(str(getattr(getattr(model, "config", None), "_name_or_path", "") or ""))
-    if not str(folder) or not (folder / "tokenizer_config.json").is_file():
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    if not name or (Path(name).is_dir() and not (Path(name) / "tokenizer_config.json").is_file()):
         return None
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return AutoTokenizer.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError, ImportError):
         return None
+
+
+def target_tokens(tokenizer: Any) -> Mapping[str, int]:
+    """The token map of what a model says. (Marian's and FSMT's own tokenizers give that of the source by `get_vocab`.)"""
+    said = getattr(tokenizer, "decoder", None)  # {id: token} there, of the target; no mapping in the others
+    if isinstance(said, Mapping):
+        return {token: index for index, token in said.items()}
+    return tokenizer.get_vocab()
 
 
 def _config(name: str, own_args: Mapping[str, Any]) -> Any:

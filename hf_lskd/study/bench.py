@@ -35,6 +35,8 @@ def open_bench(recipe: Recipe, cache_dir: Path | None = None) -> Bench:
     """
     task = open_task(recipe, cache_dir)
     sets = similar_sets(recipe, task)
+    if recipe.eta is not None:
+        task.check_eta(recipe.eta)
     if recipe.projection is not None and (task.groups is not None or recipe.projection.classes != "auto"):
         three_classes(recipe, task)
     trained_teacher = [recipe.teacher] if recipe.teacher.path is None else []

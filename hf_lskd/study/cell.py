@@ -135,7 +135,7 @@ def measure(bench: Bench, cell: Cell, work: Path, teacher: Path | None) -> dict[
     task, spec = bench.task, bench.task.spec(cell)
     reader = task.reader(cell, work / MODEL)
     temperatures = bench.recipe.grid.temperature if cell.role == "teacher" else ()
-    train = task.read_split(reader, spec, "train", temperatures)
+    train = task.read_split(reader, spec, "train", temperatures, bench.recipe.grid.kd_top_k)
     validation = task.read_split(reader, spec, "validation")
     if reader.accelerator.is_main_process:
         tensors: dict[str, torch.Tensor] = {}
@@ -145,7 +145,7 @@ def measure(bench: Bench, cell: Cell, work: Path, teacher: Path | None) -> dict[
         kept = ("label", "prediction", "confidence", "nll")
         save_file({key: validation.predictions[key].contiguous() for key in kept}, work / PREDICTIONS)
         if train.targets is not None:
-            write_targets(work, train.targets, temperatures)
+            write_targets(work, train.targets)
     made = task.output(reader, work)
     on_train = task.metrics(train.predictions)[task.curve_metric]
     metrics: dict[str, float | None] = {

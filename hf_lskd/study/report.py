@@ -233,7 +233,7 @@ def _gradient_section(scores: Scores, student: str) -> Mapping[str, Any]:
         "student": student,
         "sentences": small_gradient_sentences(scores, mains[0]),
         "controls": [control_sentence(c) for c in twins],
-        "paper": any(setting.as_in_paper for setting in mains),
+        "paper": any(setting.plain for setting in mains),
         "table": tables.gradients(scores, student),
     }
 

@@ -32,8 +32,8 @@ class Setting:
     kd_top_k: int | None = None
 
     @property
-    def as_in_paper(self) -> bool:
-        """Whether the loss is the paper's own: T²·KL alone, both sides divided by T, over all classes."""
+    def plain(self) -> bool:
+        """Whether the loss is T²·KL alone, both sides divided by T, over all classes: the paper's for images."""
         return self == Setting(self.student)
 
 

@@ -53,8 +53,6 @@ def why_no_rate(folder: StudyFolder, setting: Setting) -> str:
     name = optimizer(folder, setting)
     if scale_free(name):
         return f"the optimizer, {name}, divides the loss’s scale out again"
-    if setting.kd_top_k:
-        return "the loss is over the teacher’s top classes alone, g over all"
     if not setting.scale_student:
         return "the loss divides the teacher’s logits alone by T"
     return (
@@ -68,8 +66,6 @@ def small_gradient_sentences(scores: Scores, setting: Setting) -> list[str]:
     """One sentence for each α with cells whose effective g is below 0.3, and one on what follows; empty without such."""
     if not setting.scale_student:
         return ["g is defined for the loss that divides both sides by T; here only the teacher’s logits are divided."]
-    if setting.kd_top_k:
-        return [f"g is defined for the loss over all classes; here only the teacher’s top {setting.kd_top_k} count."]
     found: list[str] = []
     changes: list[Rise] = []
     for alpha in scores.alphas(setting):
@@ -107,8 +103,10 @@ def _what_follows(scores: Scores, setting: Setting, changes: Sequence[Rise]) -> 
             "the labels, and is no learning rate."
         )
     if scale_free(name):
-        text = f"The optimizer is {name}, which divides the loss’s scale out again (gradient clipping aside): g matters little here"
-        return f"{text}{_measured_control(scores, setting)}."
+        return (
+            f"The optimizer is {name}, which divides the loss’s scale out again, up to its ε and to gradient clipping"
+            f"{_measured_control(scores, setting)}."
+        )
     if not changes:
         return "What the score does there cannot be said: no lower T to compare with is finished."
     if not any(r.change.value < 0 and r.change.verdict != "same" for r in changes):
@@ -128,10 +126,10 @@ def _score_noun(scores: Scores) -> str:
 
 
 def _measured_control(scores: Scores, setting: Setting) -> str:
-    """What equalising the gradient's scale changed of the rise of T in this study; empty without equalised rows."""
+    """What equalising the gradient's scale changed of the rise of T in this study, or that only this could tell."""
     twins = [c for r in rises(scores, setting) if (c := control(scores, r))]
     if not twins:
-        return ""
+        return ": a small g should matter little, which “kd_loss_scale: [1.0, equalised]” in the grid would show"
     measured = [f"{uncertain(c.difference, sign=True)} {smoothing(c.paper.alpha)}" for c in twins]
     span = f"T = {twins[0].paper.low:g} → {twins[0].paper.high:g}"
     return f". Measured here: equalising it changes what {span} does by {listed(measured)} (in {scores.words.points})"

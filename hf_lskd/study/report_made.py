@@ -65,6 +65,9 @@ def settings(folder: StudyFolder) -> Table:
     """The resolved recipe's main lines."""
     recipe = folder.recipe
     rows = [["task", str(recipe.get("task", "–"))], ["data", _pairs_of(recipe.get("data"))]]
+    facts = folder.translation.get("data")
+    rows += [["what the data are", _pairs_of(facts)]] if facts else []
+    rows += [["laid over the page", ", ".join(recipe["changes"])]] if recipe.get("changes") else []
     rows.append(["training", _pairs_of(recipe.get("training"))])
     rows.append(["teacher", _pairs_of(recipe.get("teacher"))])
     for student in recipe.get("students") or []:

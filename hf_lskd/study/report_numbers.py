@@ -84,7 +84,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Control:
-    """One rise of T as in the paper, with the gradient's scale equalised, and what the equalising changes of it."""
+    """One rise of T with T² alone, with the gradient's scale equalised, and what the equalising changes of it."""
 
     paper: Rise
     equalised: Rise
@@ -275,7 +275,7 @@ def best_cell(scores: Scores, student: str) -> Best | None:
 
 
 def effective_gradients(scores: Scores, key: Key) -> dict[int, float]:
-    """g times the loss's own factors, by seed: 1 in an equalised cell, g itself as in the paper.
+    """g times the loss's own factors, by seed: 1 in an equalised cell, g itself with T² alone.
 
     Where T does not divide the student's logits, T²·KL has a gradient T times as large.
     """

@@ -78,8 +78,8 @@ def setting_label(setting: Setting, among: Sequence[Setting]) -> str:
         parts.append(setting.student)
     if len({s.kd_loss_scale for s in among}) > 1:
         scale = setting.kd_loss_scale
-        paper = "as in the paper" if setting.as_in_paper else ""
-        parts.append(scale if isinstance(scale, str) else paper or f"soft loss × {scale:g}")
+        plain = "T² alone" if setting.plain else ""
+        parts.append(scale if isinstance(scale, str) else plain or f"soft loss × {scale:g}")
     if len({s.kd_weight for s in among}) > 1:
         parts.append(f"KD weight {setting.kd_weight:g}")
     if len({s.scale_student for s in among}) > 1:
@@ -266,7 +266,7 @@ def _groups(keys: Sequence[Key], settings: Sequence[Setting]) -> list[str]:
 def control_sentence(found: Control) -> str:
     """What is left of a rise of T once the gradient's scale no longer changes with it."""
     paper, twin, difference = found.paper.change, found.equalised.change, found.difference
-    own = "as in the paper" if found.paper.setting.as_in_paper else "with the soft loss times 1"
+    own = "with T² alone" if found.paper.setting.plain else "with the soft loss times 1"
     start = (
         f"{smoothing(found.paper.alpha).capitalize()}, T = {found.paper.low:g} → {found.paper.high:g}: "
         f"{uncertain(paper, sign=True)} points {own}, {uncertain(twin, sign=True)} with the gradient’s "

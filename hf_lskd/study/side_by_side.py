@@ -15,6 +15,7 @@ from hf_lskd.recipe import Recipe
 from hf_lskd.record import CELLS, Cell
 from hf_lskd.study.grid import teachers
 
+MARK = "\x1ehf-lskd "  # before each line of a row's process that is meant for the one that began it
 Note = tuple[int, Any]  # which row, and what its process said: a line of JSON, or how it ended
 
 
@@ -123,9 +124,9 @@ def listen(index: int, process: subprocess.Popen, notes: "SimpleQueue[Note]") ->
     """Pass on what a row's process says, and then that it has ended."""
     assert process.stdout is not None
     for line in process.stdout:
-        try:
-            notes.put((index, json.loads(line)))
-        except ValueError:  # a library that prints
+        if line.startswith(MARK):
+            notes.put((index, json.loads(line[len(MARK) :])))
+        else:  # a library that prints
             print(line, end="", file=sys.stderr)
     notes.put((index, None))
 
@@ -146,7 +147,7 @@ class Told:
         self._say({"cell": name, "record": {key: record[key] for key in ("error", "metrics")}})
 
     def _say(self, what: Mapping[str, Any]) -> None:
-        print(json.dumps(what), flush=True)
+        print(MARK + json.dumps(what), flush=True)
 
 
 def run_row(task: Mapping[str, Any]) -> None:

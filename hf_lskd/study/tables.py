@@ -73,7 +73,8 @@ def write_all(
     else:
         (folder / ETA).unlink(missing_ok=True)
         (folder / CHANCE).unlink(missing_ok=True)
-    if recipe.projection is not None and done:
+    auto = recipe.projection is not None and recipe.projection.classes == "auto"
+    if recipe.projection is not None and done and (task.groups is not None or sets or not auto):
         write_projections(folder, recipe, task, done, sets=sets)
     else:
         (folder / PROJECTIONS).unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """What a teacher's tempered targets are like: g(T) and their entropy, kept beside the teacher's record."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,19 @@ from hf_lskd.study.bench import Bench
 FILE = "targets.json"
 
 
-def write_targets(folder: Path, targets: TargetGradient, temperatures: Iterable[float]) -> None:
-    """Add to `folder` what `targets` has seen, for these temperatures."""
-    found = {exact(t): {"gradient": targets.value(t), "entropy": targets.entropy(t)} for t in temperatures}
+def write_targets(folder: Path, targets: TargetGradient) -> None:
+    """Add to `folder` what `targets` has seen."""
+    found = {
+        point(t, k): {"gradient": targets.value(t, k), "entropy": targets.entropy(t, k)}
+        for t in targets.temperatures
+        for k in targets.top_k
+    }
     write_json(folder / FILE, {**read_targets(folder), **found})
+
+
+def point(temperature: float, top_k: int | None) -> str:
+    """The name of a temperature, and of how many classes are kept where not all are."""
+    return exact(temperature) if top_k is None else f"{exact(temperature)} top {top_k}"
 
 
 def read_targets(folder: Path) -> dict[str, Any]:
@@ -26,22 +34,22 @@ def read_targets(folder: Path) -> dict[str, Any]:
 def targets_of(bench: Bench, cell: Cell, teacher: Path | None) -> dict[str, float | None]:
     """g(T) and the mean entropy of a student's targets over the training images under the evaluation transform.
 
-    `teacher` is the teacher's finished cell. A temperature that joined the grid after it was finished is measured now, in
-    one pass for all that are missing. None and None for a teacher's own cell.
+    With `kd_top_k` the targets are those k classes alone. `teacher` is the teacher's finished cell. A temperature that joined
+    the grid after it was finished is measured now, in one pass with all of the grid. None and None for a teacher's own cell.
     """
     if teacher is None or cell.temperature is None:
         return {"target_gradient": None, "target_entropy": None}
-    known = read_targets(teacher)
-    if exact(cell.temperature) not in known:
+    wanted = point(cell.temperature, cell.kd_top_k)
+    if wanted not in read_targets(teacher):
+        grid = bench.recipe.grid
+        temperatures, top_k = {cell.temperature, *grid.temperature}, {cell.kd_top_k, *grid.kd_top_k}
         trainer = bench.task.reader(cell.teacher, teacher / MODEL)
-        missing = [t for t in {cell.temperature, *bench.recipe.grid.temperature} if exact(t) not in known]
-        reading = bench.task.read_split(trainer, bench.task.spec(cell.teacher), "train", missing)
+        reading = bench.task.read_split(trainer, bench.task.spec(cell.teacher), "train", temperatures, top_k)
         assert reading.targets is not None  # there is at least one temperature
         if trainer.accelerator.is_main_process:
-            write_targets(teacher, reading.targets, missing)
+            write_targets(teacher, reading.targets)
         trainer.accelerator.wait_for_everyone()
-        known = read_targets(teacher)
-    found = known[exact(cell.temperature)]
+    found = read_targets(teacher)[wanted]
     return {"target_gradient": found["gradient"], "target_entropy": found["entropy"]}
 
 

@@ -19,7 +19,7 @@ from hf_lskd.data.images import ImageSource, load_images
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import ModelSpec, Recipe
 from hf_lskd.record import Cell
-from hf_lskd.tasks.task import READING, Features, SplitReading, Task, derived_seed, reading
+from hf_lskd.tasks.task import READING, Features, SplitReading, Task, derived_seed, reading, said
 from hf_lskd.teacher import check_classes
 from hf_lskd.trainer import DistillationTrainer
 
@@ -140,10 +140,15 @@ class ImageClassification(Task):
     # ---- What is measured of a trained cell
 
     def read_split(
-        self, trainer: DistillationTrainer, spec: ModelSpec, split: str, temperatures: Iterable[float] = ()
+        self,
+        trainer: DistillationTrainer,
+        spec: ModelSpec,
+        split: str,
+        temperatures: Iterable[float] = (),
+        top_k: Iterable[int | None] = (None,),
     ) -> SplitReading:
         """One pass over a split under the evaluation transform: embeddings' statistics, predictions, and g of its logits."""
-        return reading(trainer, self.dataset(spec, split, train=False), say, temperatures)
+        return reading(trainer, self.dataset(spec, split, train=False), say, temperatures, top_k)
 
     def metrics(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
         """top1, top5 and ece in percent, nll in nats, over one split's predictions."""
@@ -220,15 +225,5 @@ def top_accuracies(prediction: Any) -> dict[str, float]:
 
 
 def say(logits: Tensor, labels: Tensor, example_id: Tensor | None) -> dict[str, Tensor]:
-    """What one batch of logits says of each example, on the CPU."""
-    log_probs = torch.log_softmax(logits.float(), dim=-1)
-    confidence, prediction = log_probs.max(-1)
-    rows = {
-        "label": labels,
-        "prediction": prediction,
-        "confidence": confidence.exp(),
-        "nll": -log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1),
-        "rank": label_ranks(logits, labels),
-        "example_id": example_id if example_id is not None else torch.arange(len(labels)),
-    }
-    return {key: value.cpu() for key, value in rows.items()}
+    """What one batch of logits says of each example, on the CPU: `said`, and how many classes come before the right one."""
+    return {**said(logits, labels, example_id), "rank": label_ranks(logits, labels).cpu()}

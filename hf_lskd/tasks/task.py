@@ -129,7 +129,14 @@ class Task(ABC):
         """The model with what prepares its input."""
 
     @abstractmethod
-    def read_split(self, trainer: Any, spec: ModelSpec, split: str, temperatures: Iterable[float] = ()) -> SplitReading:
+    def read_split(
+        self,
+        trainer: Any,
+        spec: ModelSpec,
+        split: str,
+        temperatures: Iterable[float] = (),
+        top_k: Iterable[int | None] = (None,),
+    ) -> SplitReading:
         """One pass over a split in evaluation mode: embeddings' statistics, predictions, and g of its logits."""
 
     @abstractmethod
@@ -139,6 +146,9 @@ class Task(ABC):
     def output(self, trainer: Any, folder: Path) -> dict[str, Any]:
         """What the model makes of the held-out data beyond predictions: files in `folder`, further metrics and facts."""
         return {"metrics": {}}
+
+    def check_eta(self, eta: EtaSpec) -> None:  # noqa: B027  # a hook: most have nothing to check
+        """Raise InputError, before any training, for what `eta` names and the data do not have."""
 
     def sets_of_teacher(self, eta: EtaSpec, folder: Path) -> dict[int, SimilarSets] | None:
         """S1 and S2 from the finished teacher's cell in `folder`, where the data have no groups; None: there are none."""
@@ -174,12 +184,14 @@ def reading(
     dataset: Any,
     say: Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]],
     temperatures: Iterable[float] = (),
+    top_k: Iterable[int | None] = (None,),
     stride: int = 1,
 ) -> SplitReading:
     """One pass over `dataset`, merged over processes: statistics by class, what `say` makes of each batch's logits, labels and
-    example ids, and g of each `stride`-th row of the logits at these temperatures."""
+    example ids, and g of each `stride`-th row of the logits at these temperatures, for the targets of each `top_k`."""
     statistics: ClassStatistics | None = None
-    targets = TargetGradient(temperatures) if tuple(temperatures) else None
+    temperatures = tuple(temperatures)
+    targets = TargetGradient(temperatures, top_k) if temperatures else None
     rows: list[dict[str, Tensor]] = []
     for batch in trainer.penultimate(dataset):
         if statistics is None:
@@ -192,6 +204,20 @@ def reading(
     statistics = merged(trainer.accelerator, statistics)
     targets = None if targets is None else merged(trainer.accelerator, targets)
     return SplitReading(statistics, in_order(gathered(trainer.accelerator, rows)), targets)
+
+
+def said(logits: Tensor, labels: Tensor, example_id: Tensor | None) -> dict[str, Tensor]:
+    """What one batch of logits `[N, C]` says of each item, on the CPU: its label, the top class and its probability, nll in nats."""
+    log_probs = torch.log_softmax(logits.float(), dim=-1)
+    confidence, prediction = log_probs.max(-1)
+    rows = {
+        "label": labels,
+        "prediction": prediction,
+        "confidence": confidence.exp(),
+        "nll": -log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1),
+        "example_id": example_id if example_id is not None else torch.arange(len(labels)),
+    }
+    return {key: value.cpu() for key, value in rows.items()}
 
 
 def derived_seed(seed: int, *use: str) -> int:

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 from transformers import PrinterCallback
@@ -19,27 +20,37 @@ from hf_lskd.arguments import Seq2SeqDistillationArguments
 from hf_lskd.data.pairs import Pairs
 from hf_lskd.data.parallel import load_parallel
 from hf_lskd.data.token_batches import Seq2SeqCollator, TokenBatchSampler
-from hf_lskd.data.tokenizer import load_tokenizer, train_bpe
+from hf_lskd.data.tokenizer import load_tokenizer, set_languages, train_bpe
 from hf_lskd.data.translation import TranslationDataset
 from hf_lskd.errors import InputError
 from hf_lskd.generation import translate_corpus
 from hf_lskd.metrics import score_translations
 from hf_lskd.models.sequence import (
+    begin_in_language,
     check_tokenizer,
     load_seq2seq,
     load_trained_seq2seq,
     output_weights,
     rows_of,
+    target_tokens,
     token_rows,
 )
-from hf_lskd.recipe import DecodingSpec, EtaSpec, ModelSpec, Recipe, StudentSpec
-from hf_lskd.record import MODEL, STATISTICS, Cell
+from hf_lskd.recipe import DecodingSpec, EtaSpec, ModelSpec, Recipe, StudentSpec, signature
+from hf_lskd.record import MODEL, Cell
 from hf_lskd.seq2seq import check_token_maps
-from hf_lskd.tasks.task import READING, SPLITS, Features, SplitReading, Task, derived_seed, reading
+from hf_lskd.tasks.task import READING, SPLITS, Features, SplitReading, Task, derived_seed, reading, said
 from hf_lskd.trainer import Seq2SeqDistillationTrainer
 
+logger = logging.getLogger(__name__)
+
 TRANSLATIONS = "translations.jsonl"  # of the held-out pairs, in a cell's folder
-TRAINING_TRANSLATIONS = "translations.train.jsonl"  # of the training text, in a teacher's cell
+TRAINING_TRANSLATIONS = (
+    "translations.train-{key}.jsonl"  # of a training text by one way of decoding, in a teacher's cell
+)
+DEFAULTS = {
+    "per_device_eval_batch_size": 64,
+    "ddp_timeout": 24 * 60 * 60,  # seconds: the other processes wait while the first one translates a whole text
+}
 GRADIENT_ITEMS = 20_000  # target tokens that g(T) is averaged over: enough for three digits
 
 
@@ -60,17 +71,22 @@ class Translation(Task):
             load_tokenizer(name) if name else train_bpe([*train.sources, *train.targets], self.data["vocab_size"])
         )
         check_tokenizer(self.tokenizer)
+        set_languages(self.tokenizer, self.source.source_lang, self.source.target_lang)
         vocabulary = self.tokenizer.get_vocab()
         token_of = {index: token for token, index in vocabulary.items()}
         self.class_names = [token_of.get(i, f"<{i}>") for i in range(token_rows(self.tokenizer))]
-        tokens = hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
+        encoded = [
+            (split, self.rows[split].rows) for split in SPLITS
+        ]  # what the tokenizer makes of the text, whatever it is
+        tokens = hashlib.sha256(repr((sorted(vocabulary.items()), encoded)).encode()).hexdigest()
         self.fingerprint = hashlib.sha256((self.source.fingerprint + tokens).encode()).hexdigest()
         self._check_batches()
 
     def _check_batches(self) -> None:
-        most = self.recipe.training.get("max_tokens")
-        if most is not None:
-            TokenBatchSampler(self.rows["train"].lengths, most)
+        for spec in (self.recipe.teacher, *self.recipe.students):
+            most = self.recipe.training_of(spec).get("max_tokens")
+            if most is not None:
+                TokenBatchSampler(self.rows["train"].lengths, most)
 
     @cached_property
     def rows(self) -> dict[str, TranslationDataset]:
@@ -96,7 +112,7 @@ class Translation(Task):
         """Raise InputError for a finished teacher whose token map is not the students'."""
         self._fits(load_trained_seq2seq(str(path)), str(path))
         if (path / "tokenizer_config.json").is_file():
-            check_token_maps(load_tokenizer(str(path)).get_vocab(), self.tokenizer.get_vocab())
+            check_token_maps(target_tokens(load_tokenizer(str(path))), target_tokens(self.tokenizer))
 
     def _fits(self, model: Any, name: str) -> None:
         rows, needed = rows_of(model), token_rows(self.tokenizer)
@@ -108,9 +124,11 @@ class Translation(Task):
             )
 
     def _load(self, spec: ModelSpec) -> Any:
-        return load_seq2seq(
+        model = load_seq2seq(
             str(spec.model), tokenizer=self.tokenizer, pretrained=spec.pretrained, model_args=spec.model_args
         )
+        begin_in_language(model, self.tokenizer)
+        return model
 
     def build(self, cell: Cell) -> Any:
         """The cell's model before training; its initial weights depend on the cell's seed and role alone, not on α or T."""
@@ -122,9 +140,7 @@ class Translation(Task):
         self, cell: Cell, folder: Path, loss_scale: float = 1.0, **others: Any
     ) -> Seq2SeqDistillationArguments:
         """The cell's training arguments: the recipe's, the model's own, what the grid says, and `others` on top."""
-        return Seq2SeqDistillationArguments(
-            **{"per_device_eval_batch_size": 64, **self.cell_arguments(cell, folder, loss_scale, others)}
-        )
+        return Seq2SeqDistillationArguments(**{**DEFAULTS, **self.cell_arguments(cell, folder, loss_scale, others)})
 
     def trainer(
         self, cell: Cell, folder: Path, *, teacher: Path | None = None, loss_scale: float = 1.0, callbacks: Any = ()
@@ -164,12 +180,21 @@ class Translation(Task):
 
     def _said_by(self, teacher: Path, args: Any) -> list[tuple[str, str]]:
         """The training text and the teacher's translations of it, made once and kept in the teacher's cell."""
-        path = teacher.parent / TRAINING_TRANSLATIONS
+        sources = list(self.source.train.sources)
+        key = signature({"sources": sources, "decoding": vars(self.decoding)})[:12]
+        path = teacher.parent / TRAINING_TRANSLATIONS.format(key=key)
         with args.main_process_first(desc="the teacher's translations"):
             if not path.is_file():
-                self.translate(load_trained_seq2seq(str(teacher)), self.source.train.sources, args.device, path)
+                self.translate(load_trained_seq2seq(str(teacher)), sources, args.device, path)
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        return [(row["source"], row["target"]) for row in rows if row["target"].strip()]
+        said = [(row["source"], row["target"]) for row in rows if row["target"].strip()]
+        if not said:
+            raise InputError(
+                f"the teacher in {teacher} has no word for any of {len(rows)} training sentences",
+                "a teacher that translates",
+                "Look at its BLEU: it may need more steps.",
+            )
+        return said
 
     def translate(self, model: Any, sources: Sequence[str], device: Any, output: Path | None = None) -> Any:
         """Translations of `sources`, by the recipe's decoding."""
@@ -191,12 +216,19 @@ class Translation(Task):
 
     # ---- What is measured of a trained cell
 
-    def read_split(self, trainer: Any, spec: ModelSpec, split: str, temperatures: Iterable[float] = ()) -> SplitReading:
+    def read_split(
+        self,
+        trainer: Any,
+        spec: ModelSpec,
+        split: str,
+        temperatures: Iterable[float] = (),
+        top_k: Iterable[int | None] = (None,),
+    ) -> SplitReading:
         """One pass over a split under teacher forcing: embeddings' statistics by target token, what was said of each token,
         and g of an even sample of the logits."""
         rows = self.rows[split]
         stride = max(1, int(rows.lengths[:, 1].sum()) // GRADIENT_ITEMS)
-        return reading(trainer, rows.by_length(), said_of_tokens, temperatures, stride)
+        return reading(trainer, rows.by_length(), said, temperatures, top_k, stride)
 
     def metrics(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
         """nll in nats and token_accuracy in percent, per target token under teacher forcing."""
@@ -219,8 +251,8 @@ class Translation(Task):
         ]
         write_lines(folder / TRANSLATIONS, lines)
         language = self.source.target_lang
-        score = score_translations(texts, pairs.targets, target_lang=language)
-        copy = score_translations(pairs.sources, pairs.targets, target_lang=language)
+        score_of = partial(score_translations, target_lang=language, tokenised=self.source.tokenised)
+        score, copy = score_of(texts, pairs.targets), score_of(pairs.sources, pairs.targets)
         names = ("bleu", "chrf", "bleu_tok_lc", "length_ratio", "repetition_rate")
         return {
             "metrics": {name: getattr(score, name) for name in names},
@@ -238,15 +270,48 @@ class Translation(Task):
 
     # ---- η and the projection
 
+    def frequent(self, eta: EtaSpec) -> list[int]:
+        """The target tokens that occur `eta.min_count` times in each split, special ones left out."""
+        counts = [
+            np.bincount(
+                [token for _, target in self.rows[split].rows for token in target], minlength=len(self.class_names)
+            )
+            for split in SPLITS
+        ]
+        often = np.flatnonzero(np.minimum(*counts) >= eta.min_count).tolist()
+        return [token for token in often if token not in self.tokenizer.all_special_ids]
+
+    def check_eta(self, eta: EtaSpec) -> None:
+        """Raise InputError for a file of sets that cannot be read or names unknown tokens, and for unknown or rare targets.
+
+        Warns where too few tokens are frequent for η: it is then left out.
+        """
+        if eta.sets is not None:
+            sets_from_file(Path(eta.sets), self.class_names)
+            return
+        often = self.frequent(eta)
+        if eta.targets != "all":
+            rare = [name for name in eta.targets if self.class_index(name) not in often]
+            if rare:
+                raise InputError(
+                    f"eta.targets: {rare[0]!r} is too rare", f"tokens that occur {eta.min_count} times in each split"
+                )
+        needed = eta.min_similar + eta.dissimilar + 1
+        if len(often) < needed:
+            logger.warning(
+                "η is left out: %d target tokens occur %d times in each split, and it takes %d (%d similar, %d dissimilar and "
+                "the target). Lower eta.min_count or eta.dissimilar, or take more text.",
+                *(len(often), eta.min_count, needed, eta.min_similar, eta.dissimilar),
+            )
+
     def sets_of_teacher(self, eta: EtaSpec, folder: Path) -> dict[int, SimilarSets] | None:
-        """S1 and S2 of the target tokens that occur `eta.min_count` times in each split: a file's, or the nearest and farthest
-        rows of the output embedding of the teacher in `folder`."""
+        """S1 and S2 of the frequent target tokens: a file's, or the nearest and farthest rows of the output embedding of the
+        teacher in `folder`; None where there are too few of them."""
         if eta.sets is not None:
             return sets_from_file(Path(eta.sets), self.class_names)
-        tensors = load_file(folder / STATISTICS)
-        least = torch.stack([tensors[f"{split}.count"] for split in SPLITS]).min(0).values
-        special = set(self.tokenizer.all_special_ids)
-        often = [i for i in torch.nonzero(least >= eta.min_count).flatten().tolist() if i not in special]
+        often = self.frequent(eta)
+        if len(often) < eta.min_similar + eta.dissimilar + 1:
+            return None
         weight, _ = output_weights(load_trained_seq2seq(str(folder / MODEL)))
         targets = None if eta.targets == "all" else [self.class_index(name) for name in eta.targets]
         return sets_from_embeddings(weight, often, similar=eta.min_similar, dissimilar=eta.dissimilar, targets=targets)
@@ -254,12 +319,9 @@ class Translation(Task):
     def features(self, cell: Cell, folder: Path, classes: Sequence[int], split: str, most: int) -> Features:
         """Decoder states of the first `most` occurrences of each token, from the model saved in `folder`."""
         trainer = self.reader(cell, folder)
-        left = dict.fromkeys(classes, most)
+        rows, left = self.rows[split], dict.fromkeys(classes, most)
         states, labels = [], []
-        rows = self.rows[split]
-        wanted = set(classes)
-        holding = [i for i in range(len(rows)) if wanted & set(rows.rows[i][1])][: 4 * most * len(classes)]
-        for batch in trainer.penultimate(Subset(rows, holding)):
+        for batch in trainer.penultimate(Subset(rows, rows_with(rows, classes, most))):
             for c in classes:
                 at = torch.nonzero(batch.labels == c).flatten()[: left[c]]
                 left[c] -= len(at)
@@ -268,26 +330,23 @@ class Translation(Task):
         return Features(torch.cat(states), torch.cat(labels), *output_weights(trainer.model))
 
 
+def rows_with(rows: TranslationDataset, classes: Sequence[int], most: int) -> list[int]:
+    """The first rows that hold `most` occurrences of each of these target tokens, or all that there are, in order."""
+    left, found = dict.fromkeys(classes, most), []
+    for index, (_, target) in enumerate(rows.rows):
+        here = {c: target.count(c) for c in classes if left[c] > 0}
+        if any(here.values()):
+            found.append(index)
+            left.update({c: left[c] - count for c, count in here.items()})
+    return found
+
+
 class Joined(ConcatDataset):
     """Two sets of rows, one after the other, with the lengths of both."""
 
     @property
     def lengths(self) -> list[Any]:
         return [pair for part in self.datasets for pair in part.lengths]  # type: ignore[attr-defined]
-
-
-def said_of_tokens(logits: Tensor, labels: Tensor, example_id: Tensor | None) -> dict[str, Tensor]:
-    """What one batch of logits `[N, V]` says of each target token, on the CPU."""
-    log_probs = torch.log_softmax(logits.float(), dim=-1)
-    confidence, prediction = log_probs.max(-1)
-    rows = {
-        "label": labels,
-        "prediction": prediction,
-        "confidence": confidence.exp(),
-        "nll": -log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1),
-        "example_id": example_id if example_id is not None else torch.arange(len(labels)),
-    }
-    return {key: value.cpu() for key, value in rows.items()}
 
 
 def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
