@@ -95,6 +95,8 @@ def build_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
     add_project(command("project", run_project, text, example))
     text = "tables and pictures of a study on one HTML page"
     add_folder(command("report", run_report, text, "hf-lskd report runs/glyphs"))
+    text = "a study beside the paper's tables: difference, interval, verdict; compare.csv"
+    add_folder(command("compare", run_compare, text, "hf-lskd compare runs/cub200"))
     text, example = "check recipes without training: all errors at once", "hf-lskd validate recipes/quickstart/*.yaml"
     add_validate(command("validate", run_validate, text, example))
     text = "translate a file with a model, a finished cell or a recipe's teacher; run again, it goes on"
@@ -316,6 +318,15 @@ def run_project(args: Any) -> int:
     retabulate(args.dir, "projection", args.classes)
     print(args.dir / "projections.json")
     return run_report(args)
+
+
+def run_compare(args: Any) -> int:
+    from hf_lskd.study.compare import COMPARE, write_comparison
+    from hf_lskd.study.compare_tables import print_comparison
+
+    print_comparison(*write_comparison(args.dir))
+    print(args.dir / COMPARE)
+    return 0
 
 
 def run_report(args: Any) -> int:

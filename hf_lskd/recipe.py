@@ -58,10 +58,12 @@ class TeacherSpec(ModelSpec):
 @dataclass(frozen=True)
 class StudentSpec(ModelSpec):
     """A student; `name` tells students of one study apart. `targets`: what it learns to say, the data's own ("gold"), its
-    teacher's translations of the training text ("teacher"; Kim & Rush 2016), or both."""
+    teacher's translations of the training text ("teacher"; Kim & Rush 2016), or both. `paper`: the pair of the paper's tables
+    that it is compared with (hf_lskd.paper), which changes nothing of how it is trained."""
 
     name: str = "student"
     targets: str = "gold"
+    paper: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ class Recipe:
                     "name": student.name,
                     **_model_dict(student),
                     **({"targets": student.targets} if student.targets != "gold" else {}),
+                    **({"paper": student.paper} if student.paper is not None else {}),
                 }
                 for student in self.students
             ],

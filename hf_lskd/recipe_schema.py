@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hf_lskd.paper import pair_names
 from hf_lskd.recipe_data import SOURCES, has_groups, read_data
 from hf_lskd.recipe_fields import (
     INVALID,
@@ -49,6 +50,11 @@ def _teacher_paths(problems: Problems, value: Any, at: KeyPath, allowed: str) ->
     return found
 
 
+def _paper(problems: Problems, value: Any, at: KeyPath, allowed: str) -> Any:
+    """A pair of the paper's tables; their file is read only where a recipe names one."""
+    return choice(*pair_names())(problems, value, at)
+
+
 MODEL: dict[str, Field] = {
     "model": Field(text, required=True),
     "pretrained": Field(Kind("true, false, or the path of weights", _pretrained), False),
@@ -65,6 +71,7 @@ STUDENT: dict[str, Field] = {
     "name": Field(name, "student"),
     **MODEL,
     "targets": Field(choice("gold", "teacher", "both"), "gold"),
+    "paper": Field(optional(Kind("a pair of the paper's tables", _paper))),
 }
 DECODING: dict[str, Field] = {
     "beams": Field(integer(1), 4),
@@ -177,6 +184,10 @@ def _check_task(problems: Problems, page: Mapping[str, Any], found: dict[str, An
                 problems.add(
                     (*at, "training", key), "a training argument of translation", "task: translation", key=True
                 )
+    for at, student in _one_or_more(found):
+        if student["paper"] is not None and student["paper"] not in pair_names(found["task"]):
+            allowed = ", ".join(pair_names(found["task"]))
+            problems.add((*at, "paper"), f"{student['paper']}, a pair of another task", allowed)
     if found["task"] == "translation":
         for key in ("sync_batchnorm", "channels_last"):
             if found["switches"] and found["switches"][key]:

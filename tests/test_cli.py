@@ -83,7 +83,7 @@ def test_help_answers_without_the_heavy_libraries() -> None:
     assert out.rpartition("LOADED ")[2].strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["train", "study", "eta", "project", "report", "validate"])
+@pytest.mark.parametrize("command", ["train", "study", "eta", "project", "report", "compare", "validate"])
 def test_each_command_has_help_with_an_example(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -407,7 +407,7 @@ def test_project_and_report_write_the_page(capsys: Capture, done: Path, tmp_path
 
 
 def test_commands_on_what_is_no_study(capsys: Capture, done: Path, tmp_path: Path) -> None:
-    for command in ("eta", "project", "report"):
+    for command in ("eta", "project", "report", "compare"):
         for folder in (tmp_path / "none", tmp_path, done / "cells" / "teacher-a0.1-s0"):
             message = refused(capsys, command, str(folder))
             assert str(folder) in message

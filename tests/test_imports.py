@@ -41,7 +41,7 @@ LAYOUT = [
     {"generation", "teacher"},
     {"teacher_cache", "models", "analysis", "data", "metrics", "card"},
     {"record", "recipe", "arguments"},
-    {"losses"},
+    {"losses", "paper"},
     {"errors"},
 ]
 FAMILIES = {"translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",

@@ -519,6 +519,7 @@ def test_trap_23_a_record_holds_all_that_made_the_numbers(done: Path, recipe: di
         ("grid.seed", [0, 1], False),
         ("eta.dissimilar", 2, False),
         ("projection", None, False),
+        ("students.0.paper", "cub200_resnet50_resnet18", False),
     ],
 )
 def test_a_signature_changes_with_what_can_change_the_numbers_and_with_nothing_else(

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hf_lskd.study import compare_tables as compare
 from hf_lskd.study import report_figures as figures
 from hf_lskd.study import report_made as made
 from hf_lskd.study import report_tables as tables
@@ -69,7 +70,11 @@ def render(study: StudyFolder) -> str:
     template = _template()
     scores = Scores(study)
     eta = summaries(study)
-    once = {"translation": translation.section(scores), "by_class": class_table(scores)}
+    once = {
+        "translation": translation.section(scores),
+        "by_class": class_table(scores),
+        "beside": compare.section(scores),
+    }
     page = ""
     for detail in LEVELS:
         page = template.render({**context(scores, eta, detail), **once})

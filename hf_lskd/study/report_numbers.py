@@ -131,20 +131,25 @@ class Scores:
 
     def contrast(self, terms: Terms, metric: str | None = None) -> Estimate | None:
         """Weighted sum of cells over the seeds that all of them have; None when they share no seed."""
-        by_key = [self.values(key, metric) for _, key in terms]
-        seeds = sorted(set.intersection(*(set(values) for values in by_key))) if by_key else []
-        if not seeds:
-            return None
-        weights = [weight for weight, _ in terms]
-        sums = [sum(w * values[seed] for w, values in zip(weights, by_key, strict=True)) for seed in seeds]
-        if len(seeds) >= ENOUGH_SEEDS:
+        found = self.over_seeds(terms, metric)
+        if found is None or found.kind == "seeds":
+            return found
+        interval = self._interval(terms, list(self._sums(terms, metric)), metric or self.metric)
+        return found if interval is None else Estimate(found.value, *interval, found.seeds, "examples")
+
+    def over_seeds(self, terms: Terms, metric: str | None = None) -> Estimate | None:
+        """The same with an interval over seeds or none: with fewer than three there is no bootstrap in its place."""
+        sums = list(self._sums(terms, metric).values())
+        if len(sums) >= ENOUGH_SEEDS:
             mean, low, high = mean_and_t_interval(sums)
-            return Estimate(mean, low, high, len(seeds), "seeds")
-        value = float(np.mean(sums))
-        interval = self._interval(terms, seeds, metric or self.metric)
-        if interval is None:
-            return Estimate(value, None, None, len(seeds), "none")
-        return Estimate(value, *interval, len(seeds), "examples")
+            return Estimate(mean, low, high, len(sums), "seeds")
+        return Estimate(float(np.mean(sums)), None, None, len(sums), "none") if sums else None
+
+    def _sums(self, terms: Terms, metric: str | None) -> dict[int, float]:
+        """The weighted sum of each seed that all cells have, by seed in order."""
+        by_key = [(weight, self.values(key, metric)) for weight, key in terms]
+        seeds = sorted(set.intersection(*(set(values) for _, values in by_key))) if by_key else []
+        return {seed: sum(weight * values[seed] for weight, values in by_key) for seed in seeds}
 
     def mean(self, key: Key, metric: str | None = None) -> Estimate | None:
         """The metric of one cell over its seeds."""
