@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 from transformers import PrinterCallback
 
-from hf_lskd.analysis.semantics import SimilarSets, sets_from_embeddings, sets_from_file
+from hf_lskd.analysis.semantics import SimilarSets, sets_from_embeddings
 from hf_lskd.arguments import Seq2SeqDistillationArguments
 from hf_lskd.data.pairs import Pairs
 from hf_lskd.data.parallel import load_parallel
@@ -239,17 +239,15 @@ class Translation(Task):
     # ---- η and the projection
 
     def sets_of_teacher(self, eta: EtaSpec, folder: Path) -> dict[int, SimilarSets] | None:
-        """S1 and S2 of the target tokens that occur `eta.min_count` times in each split: a file's, or the nearest and farthest
-        rows of the output embedding of the teacher in `folder`."""
-        if eta.sets is not None:
-            return sets_from_file(Path(eta.sets), self.class_names)
+        """S1 and S2 of the target tokens that occur `eta.min_count` times in each split: the nearest and farthest rows of the
+        output embedding of the teacher in `folder`."""
         tensors = load_file(folder / STATISTICS)
         least = torch.stack([tensors[f"{split}.count"] for split in SPLITS]).min(0).values
         special = set(self.tokenizer.all_special_ids)
         often = [i for i in torch.nonzero(least >= eta.min_count).flatten().tolist() if i not in special]
         weight, _ = output_weights(load_trained_seq2seq(str(folder / MODEL)))
-        targets = None if eta.targets == "all" else [self.class_index(name) for name in eta.targets]
-        return sets_from_embeddings(weight, often, similar=eta.min_similar, dissimilar=eta.dissimilar, targets=targets)
+        sizes = {"similar": eta.min_similar, "dissimilar": eta.dissimilar}
+        return sets_from_embeddings(weight, often, targets=self.eta_targets(eta), **sizes)
 
     def features(self, cell: Cell, folder: Path, classes: Sequence[int], split: str, most: int) -> Features:
         """Decoder states of the first `most` occurrences of each token, from the model saved in `folder`."""
