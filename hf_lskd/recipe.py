@@ -84,8 +84,10 @@ class Grid:
 class EtaSpec:
     """How η is taken: `targets` are "all" or class names, `reference` the normaliser of `diffusion_index`.
 
-    In translation classes are target tokens with at least `min_count` occurrences in each split; S1 are the `min_similar`
-    nearest and S2 the `dissimilar` farthest of them by the teacher's output embedding, or what the file `sets` says."""
+    `sets` is where S1 and S2 come from: of images the data's "groups", "wordnet", the first teacher's "centroids" or
+    "confusion", or the path of a JSON file. In translation classes are target tokens with at least `min_count` occurrences
+    in each split; S1 are the `min_similar` nearest and S2 the `dissimilar` farthest of them by the teacher's output
+    embedding (`sets` None), or what the file `sets` says."""
 
     targets: str | tuple[str, ...] = "all"
     min_similar: int = 4
@@ -260,7 +262,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _eta_dict(eta: EtaSpec, task: str) -> dict[str, Any]:
-    ours = {} if task == "translation" else {"min_count", "sets"}  # tokens only
+    ours = {} if task == "translation" else {"min_count"}  # tokens only
     return {key: value for key, value in vars(eta).items() if key not in ours}
 
 

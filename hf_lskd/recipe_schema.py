@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hf_lskd.errors import nearest
 from hf_lskd.paper import pair_names
 from hf_lskd.recipe_data import SOURCES, has_groups, read_data
 from hf_lskd.recipe_fields import (
@@ -101,8 +102,9 @@ ETA: dict[str, Field] = {
     "seed": Field(integer(0), 0),
     "reference": Field(choice("sets", "all", "none"), "sets"),
     "min_count": Field(integer(1), 20),
-    "sets": Field(optional(text)),
+    "sets": Field(optional(text, "groups | wordnet | centroids | confusion, or the path of a JSON file")),
 }
+SETS = ("groups", "wordnet", "centroids", "confusion")  # of images; what is none of these is a path
 THREE_CLASSES = listed(label, length=3, unique=True, single=False)
 PROJECTION: dict[str, Field] = {
     "classes": Field(Kind("auto, or [target, similar, dissimilar]", either(choice("auto"), THREE_CLASSES).read), "auto")
@@ -161,6 +163,7 @@ def read_recipe(document: Document) -> dict[str, Any]:
         own = (role or {}).get("training") or {}
         if own or found["training"]:
             check_together(problems, found["training"], own, (*at, "training"))
+    _check_sets(problems, found)
     _check_groups(problems, page, found)
     _check_task(problems, page, found)
     problems.raise_if_any()
@@ -200,23 +203,37 @@ def _check_task(problems: Problems, page: Mapping[str, Any], found: dict[str, An
     for i, student in enumerate(found["students"] or []):
         if isinstance(student, dict) and student["targets"] != "gold":
             problems.add(("students", i, "targets"), describe(student["targets"]), "gold, in image classification")
-    for key in ("min_count", "sets"):
-        if isinstance(page.get("eta"), Mapping) and key in page["eta"]:
-            problems.add(("eta", key), "a key of translation", "task: translation beside it", key=True)
+    if isinstance(page.get("eta"), Mapping) and "min_count" in page["eta"]:
+        problems.add(("eta", "min_count"), "a key of translation", "task: translation beside it", key=True)
+
+
+def _check_sets(problems: Problems, found: Mapping[str, Any]) -> None:
+    """Where S1 and S2 come from fits the task; a word that is neither a source nor looks like a path is a slip."""
+    sets = (found["eta"] or {}).get("sets")
+    if sets is None:
+        return
+    if found["task"] == "translation":
+        if sets in SETS:
+            problems.add(("eta", "sets"), describe(sets), "null, or the path of a JSON file, in translation")
+    elif sets not in SETS and not any(mark in sets for mark in "./\\"):
+        problems.add(("eta", "sets"), describe(sets), ETA["sets"].kind.allowed, nearest(sets, SETS))
 
 
 def _check_groups(problems: Problems, page: Mapping[str, Any], found: dict[str, Any]) -> None:
-    """η and an automatic projection need groups: where there are some, both are on unless the page says null."""
+    """η and an automatic projection need groups, or S1 and S2 from elsewhere: where there are some, both are on unless the
+    page says null. The sets of images are the groups unless the page says otherwise."""
     if not found["data"]:
         return  # a data block that could not be read says nothing about groups
-    grouped = has_groups(found["data"])
+    known = has_groups(found["data"])
     for key, fields in (("eta", ETA), ("projection", PROJECTION)):
-        if key not in page and grouped:
+        if key not in page and known:
             found[key] = read_mapping(problems, {}, (key,), fields)
-        elif found[key] is not None and not grouped and found[key].get("classes", "auto") == "auto":
-            allowed = (
-                "null, or data.groups beside it" if key == "eta" else "null, three classes, or data.groups beside it"
-            )
+        if key == "eta" and found["eta"] and found["task"] != "translation":
+            found["eta"]["sets"] = found["eta"]["sets"] or "groups"
+            known = known or found["eta"]["sets"] != "groups"
+        if found[key] is not None and not known and found[key].get("classes", "auto") == "auto":
+            others = f"data.groups beside it, or eta.sets: {' | '.join(SETS[1:])} | a JSON file"
+            allowed = f"null, or {others}" if key == "eta" else f"null, three classes, {others}"
             problems.add((key,), "a setting for data without groups", allowed, key=True)
 
 

@@ -492,6 +492,10 @@ def test_bad_data_block_is_named(data: object, expected: str) -> None:
         ({"eta": {"reference": "set"}}, "eta.reference: received 'set'; allowed sets | all | none. Did you mean 'sets'?"),
         ({"eta": {"targets": []}}, "eta.targets: received []; allowed all, or a list"),
         ({"data": {"source": "digits"}, "eta": {}}, "eta: received a setting for data without groups; allowed null, or data.groups"),
+        ({"eta": {"sets": "wordnett"}}, "centroids | confusion, or the path of a JSON file. Did you mean 'wordnet'?"),
+        ({"eta": {"sets": ""}}, "eta.sets: received ''; allowed groups | wordnet | centroids | confusion, or the path"),
+        ({"eta": {"min_count": 3}}, "eta.min_count: received a key of translation"),
+        ({"data": {"source": "digits"}, "eta": {"sets": "groups"}}, "or eta.sets: wordnet | centroids | confusion | a JSON file."),
         ({"data": {"source": "digits"}, "projection": {}}, "projection: received a setting for data without groups; allowed null"),
         ({"projection": {"classes": ["a", "b"]}}, "allowed auto, or [target, similar, dissimilar]."),
         ({"projection": {"classes": ["a", "b", "a"]}}, "projection.classes[2]: received 'a' twice"),
@@ -505,6 +509,25 @@ def test_bad_data_block_is_named(data: object, expected: str) -> None:
 )  # fmt: skip
 def test_bad_section_is_named(sections: dict[str, object], expected: str) -> None:
     assert expected in only_problem(page(**sections))
+
+
+@pytest.mark.parametrize("sets", ["wordnet", "centroids", "confusion", "sets.json", "/data/sets"])
+def test_data_without_groups_have_eta_by_another_source(sets: str) -> None:
+    recipe = parse_recipe(page(data={"source": "digits"}, eta={"sets": sets}))
+    assert recipe.eta is not None
+    assert recipe.eta.sets == sets
+    assert recipe.projection is not None  # automatic: of the first target and its sets
+    assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_the_sets_of_images_are_the_groups_also_in_pages_written_before_there_was_a_choice() -> None:
+    recipe = parse_recipe(GOOD)
+    assert recipe.eta is not None
+    assert recipe.eta.sets == "groups"
+    old = recipe.to_dict()
+    assert old["eta"].pop("sets") == "groups"
+    assert recipe_from_dict(old) == recipe
+    assert parse_recipe(page(data={"source": "digits"})).eta is None
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_page_with_their_lines() -> None:

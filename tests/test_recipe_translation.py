@@ -25,7 +25,7 @@ def test_a_translation_recipe_has_decoding_eta_and_projection_by_default() -> No
     assert recipe.decoding is not None
     assert recipe.decoding.beams == 4
     assert recipe.eta is not None
-    assert recipe.eta.min_count == 20
+    assert (recipe.eta.min_count, recipe.eta.sets) == (20, None)  # null: by the teacher's output embedding
     assert recipe.projection is not None
     assert [student.targets for student in recipe.students] == ["gold", "teacher"]
     assert recipe_from_dict(recipe.to_dict()) == recipe
@@ -41,6 +41,7 @@ def test_a_translation_recipe_has_decoding_eta_and_projection_by_default() -> No
         ("source: cldr", "source: digits", "cldr | text | dataset | wit3 | gettext"),
         ("name: pairs", "name: pairs\nswitches: {channels_last: true}", "it is for images"),
         ("name: pairs", "name: pairs\ndecoding: {beams: 0}", "decoding.beams"),
+        ("name: pairs", "name: pairs\neta: {sets: wordnet}", "null, or the path of a JSON file, in translation"),
     ],
 )
 def test_a_translation_recipe_with_a_mistake_is_refused(old: str, new: str, message: str) -> None:

@@ -1,11 +1,19 @@
-"""S1 and S2 from groups, from a teacher's embedding, and from a file."""
+"""S1 and S2 from groups, from a teacher's embedding, centroids and mistakes, and from a file; and their signature."""
 
+import random
 from pathlib import Path
 
 import pytest
 import torch
 
-from hf_lskd.analysis import SimilarSets, sets_from_groups, sets_signature
+from hf_lskd.analysis import (
+    ChosenSets,
+    SimilarSets,
+    sets_from_centroids,
+    sets_from_confusion,
+    sets_from_groups,
+    sets_signature,
+)
 from hf_lskd.analysis.semantics import sets_from_embeddings, sets_from_file
 from hf_lskd.errors import InputError
 
@@ -147,3 +155,94 @@ def test_a_file_says_which_classes_are_similar(tmp_path: Path) -> None:
             sets_from_file(path, names)
     with pytest.raises(InputError, match="cannot be read"):
         sets_from_file(tmp_path / "missing.json", names)
+
+
+def test_the_signature_names_the_source_of_the_sets() -> None:
+    sets = {3: SimilarSets((1, 2), (5,))}
+    signature = sets_signature(ChosenSets(sets, "wordnet-3.0"))
+    assert signature == f"sets:wordnet-3.0|{sets_signature(sets)}"
+    assert signature != sets_signature(ChosenSets(sets, "groups"))
+
+
+# ---- Centroids
+
+
+def test_the_nearest_centroids_are_similar_and_the_farthest_dissimilar() -> None:
+    means = torch.tensor([[0.0, 0], [1, 0], [0, 2], [30, 40], [3, 4], [50, 0]])
+    sets = sets_from_centroids(means, similar=2, dissimilar=2)
+    assert list(sets) == list(range(6))
+    assert sets[0] == SimilarSets((1, 2), (3, 5))  # distances 1, 2, 50, 5, 50
+    assert sets[4] == SimilarSets((1, 2), (3, 5))
+    assert sets_from_centroids(means, similar=2, dissimilar=2, targets=[4]) == {4: sets[4]}
+
+
+def test_of_equally_far_centroids_the_lower_index_is_the_nearer() -> None:
+    means = torch.tensor([[0.0], [1], [-1], [1], [-1]])
+    assert sets_from_centroids(means, similar=2, dissimilar=1, targets=[0])[0] == SimilarSets((1, 2), (4,))
+
+
+def test_centroids_agree_with_plain_sorting() -> None:
+    means = torch.randn(40, 7, generator=torch.Generator().manual_seed(0))
+    sets = sets_from_centroids(means, similar=4, dissimilar=20)
+    for target, one in sets.items():
+        apart = [float(sum((a - b) ** 2 for a, b in zip(means[target].tolist(), row))) for row in means.tolist()]
+        order = sorted((c for c in range(40) if c != target), key=lambda c: apart[c])
+        assert one == SimilarSets(tuple(sorted(order[:4])), tuple(sorted(order[-20:])))
+
+
+def test_centroids_that_cannot_say_are_refused() -> None:
+    with pytest.raises(InputError, match=r"6 classes.*at least 7: 4 similar, 2 dissimilar.*Lower"):
+        sets_from_centroids(torch.zeros(6, 2), dissimilar=2)
+    with pytest.raises(InputError, match="not finite"):
+        sets_from_centroids(torch.tensor([[0.0], [1], [float("nan")]]), similar=1, dissimilar=1)
+    with pytest.raises(InputError, match=r"target class 9.*0 to 7"):
+        sets_from_centroids(torch.zeros(8, 2), dissimilar=2, targets=[9])
+
+
+# ---- Confusion
+
+TAKEN = [(0, 1)] * 3 + [(2, 0)] * 2 + [(0, 3)] * 2 + [(3, 0)] + [(0, 0)] * 9 + [(4, 5)]  # (label, prediction)
+
+
+def test_what_a_teacher_confuses_most_is_similar_and_what_it_never_does_is_not() -> None:
+    labels, predictions = (torch.tensor(each) for each in zip(*TAKEN))
+    sets = sets_from_confusion(labels, predictions, 7, similar=2, dissimilar=9, targets=[0])
+    assert sets == {0: SimilarSets((1, 3), (4, 5, 6))}  # 1 and 3 three times each, 2 twice: both ways count
+    assert list(sets_from_confusion(labels, predictions, 7, similar=1)) == [0, 1, 2, 3, 4, 5]
+    one = sets_from_confusion(labels, predictions, 7, similar=1, targets=[0])[0]
+    assert one.similar == (1,)  # as often as 3, and before it
+    assert one.dissimilar == (4, 5, 6)  # not 2 and 3, which are confused with it too
+
+
+def test_confusion_agrees_with_plain_counting() -> None:
+    chance = random.Random(1)
+    labels = [chance.randrange(12) for _ in range(150)]
+    predictions = [c if chance.random() < 0.7 else (c + chance.choice([1, 2, 3])) % 12 for c in labels]
+    pairs = list(zip(labels, predictions))
+    sets = sets_from_confusion(torch.tensor(labels), torch.tensor(predictions), 12, similar=3, dissimilar=4, seed=5)
+    assert sets
+    for target, one in sets.items():
+        times = {c: pairs.count((target, c)) + pairs.count((c, target)) for c in range(12) if c != target}
+        assert one.similar == tuple(sorted(sorted(times, key=lambda c: (-times[c], c))[:3]))
+        assert all(times[c] == 0 for c in one.dissimilar)
+        assert len(one.dissimilar) == min(4, list(times.values()).count(0))
+
+
+def test_the_draw_of_never_confused_classes_is_that_of_groups() -> None:
+    labels, predictions = torch.tensor([0, 0, 0, 0, 1]), torch.tensor([1, 2, 3, 4, 1])
+    sets = sets_from_confusion(labels, predictions, 30, dissimilar=6, seed=3, targets=[0])
+    assert sets == sets_from_groups(["a"] * 5 + ["b"] * 25, dissimilar=6, seed=3, targets=[0])
+
+
+def test_a_teacher_with_too_few_mistakes_is_refused() -> None:
+    right = torch.arange(6)
+    with pytest.raises(InputError, match=r"no class that the teacher confuses with 4 others.*centroids"):
+        sets_from_confusion(right, right, 6)
+    with pytest.raises(InputError, match=r"target class 2.*confuses with 0 of 5 classes.*lower min_similar"):
+        sets_from_confusion(right, right, 6, similar=1, targets=[2])
+    every = (
+        torch.arange(3).repeat_interleave(3),
+        torch.arange(3).repeat(3),
+    )  # each taken for each: nothing is dissimilar
+    with pytest.raises(InputError, match="not with all"):
+        sets_from_confusion(*every, 3, similar=1, targets=[0])

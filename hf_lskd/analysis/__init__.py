@@ -29,16 +29,26 @@ from hf_lskd.analysis.projection import (
     penultimate_coordinates,
     project_penultimate,
 )
-from hf_lskd.analysis.semantics import SimilarSets, sets_from_groups, sets_signature
+from hf_lskd.analysis.semantics import (
+    ChosenSets,
+    SimilarSets,
+    sets_from_centroids,
+    sets_from_confusion,
+    sets_from_groups,
+    sets_signature,
+)
 from hf_lskd.analysis.separation import class_geometry, separation, tightness
 from hf_lskd.analysis.statistics import ClassStatistics
+from hf_lskd.analysis.wordnet import Nouns, read_nouns, sets_from_wordnet
 
 __all__ = [
     "REFERENCES",
+    "ChosenSets",
     "ClassStatistics",
     "Coordinates",
     "DiffusionIndex",
     "MeanInterval",
+    "Nouns",
     "PlanePCA",
     "Projection",
     "ReliabilityBins",
@@ -57,9 +67,13 @@ __all__ = [
     "penultimate_coordinates",
     "per_class_accuracy",
     "project_penultimate",
+    "read_nouns",
     "reliability_bins",
     "separation",
+    "sets_from_centroids",
+    "sets_from_confusion",
     "sets_from_groups",
+    "sets_from_wordnet",
     "sets_signature",
     "target_entropy",
     "target_gradient",

@@ -62,7 +62,8 @@ class ImageSource:
     """Two splits of one image data set.
 
     `groups` names each class's semantic group (None: the data have none); `fingerprint` is the SHA-256 (hex) of what
-    determines the samples, so two sources with the same fingerprint give the same numbers.
+    determines the samples, so two sources with the same fingerprint give the same numbers. `synsets` are the classes' WordNet
+    3.0 ids, such as n02099601, where the data say them.
     """
 
     train: ImageSet
@@ -71,9 +72,12 @@ class ImageSource:
     groups: tuple[str, ...] | None
     fingerprint: str
     description: str
+    synsets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_classes(self.class_names, self.groups)
+        if self.synsets is not None and len(self.synsets) != len(self.class_names):
+            raise InputError(f"{len(self.synsets)} synsets", f"one a class: {len(self.class_names)}")
         check_labels("train", self.train.labels, self.class_names)
         check_labels("validation", self.validation.labels, self.class_names)
 

@@ -156,7 +156,7 @@ def verdict(paper: float | None, ours: Estimate | None) -> Verdict:
 def as_published(setting: Setting, pair: PaperPair) -> bool:
     """Whether a student's loss is the paper's. Translation has a hard loss beside the soft one, by a weight that is free here."""
     if pair.top_k is None:
-        return setting.as_in_paper
+        return setting.plain
     plain = setting.kd_loss_scale == 1.0 and setting.scale_student
     return plain and setting.kd_top_k == pair.top_k and setting.kd_weight < 1
 

@@ -223,7 +223,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") ->
 def retabulate(folder: Path, what: str, classes: Sequence[str] | None = None) -> None:
     """Write a finished study's η tables (`what` "eta") or projections ("projection", of other `classes` when given) again.
 
-    Raises InputError when `folder` holds no study, or its data have no groups to take S1 and S2 from.
+    Raises InputError when `folder` holds no study, or there is nothing to take S1 and S2 from.
     """
     recipe = study_recipe(folder)
     task = open_task(recipe)
@@ -237,8 +237,8 @@ def retabulate(folder: Path, what: str, classes: Sequence[str] | None = None) ->
     if sets is None or recipe.eta is None:
         raise InputError(
             f"{folder}: its data have no semantic groups, or its recipe says eta: null",
-            "data with groups and an eta block",
-            "Give `groups` under `data` in the recipe and run the study again.",
+            "data with groups, or another eta.sets",
+            "Give `groups` under `data` or `sets` under `eta` in the recipe and run the study again.",
         )
     tables.write_eta(folder, done, sets, task.class_names, recipe.eta.reference)
 

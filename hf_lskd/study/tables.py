@@ -65,7 +65,7 @@ def write_all(
 ) -> None:
     """Every table that the recipe asks for and the study's finished cells allow; each file is replaced whole, others removed."""
     done = [record for record in records if record["status"] == "complete"]
-    sets = sets_of_study(folder, recipe, task, done) if sets is None else sets
+    sets = sets_if_any(folder, recipe, task, done) if sets is None else sets
     rows = [{**result_row(record), **geometry(folder, record, sets)} for record in records]
     write_csv(folder / RESULTS, RESULT_FIELDS, rows)
     if sets is not None and recipe.eta is not None:
@@ -73,11 +73,22 @@ def write_all(
     else:
         (folder / ETA).unlink(missing_ok=True)
         (folder / CHANCE).unlink(missing_ok=True)
-    auto = recipe.projection is not None and recipe.projection.classes == "auto"
-    if recipe.projection is not None and done and (task.groups is not None or sets or not auto):
+    choosable = task.groups is not None or sets or (recipe.projection and recipe.projection.classes != "auto")
+    if recipe.projection is not None and done and choosable:
         write_projections(folder, recipe, task, done, sets=sets)
     else:
         (folder / PROJECTIONS).unlink(missing_ok=True)
+
+
+def sets_if_any(
+    folder: Path, recipe: Recipe, task: Task, done: Sequence[Mapping[str, Any]]
+) -> Mapping[int, SimilarSets] | None:
+    """S1 and S2 of the study; None, with a warning, where its teacher cannot say them: that must not cost the other tables."""
+    try:
+        return sets_of_study(folder, recipe, task, done)
+    except InputError as error:
+        logger.warning("no η and no automatic projection: %s", error)
+        return None
 
 
 def write_eta(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Subset
 from transformers import PrinterCallback
@@ -13,12 +14,14 @@ from transformers.training_args import OptimizerNames
 
 from hf_lskd import models
 from hf_lskd.analysis.calibration import expected_calibration_error
+from hf_lskd.analysis.semantics import SimilarSets, sets_from_centroids, sets_from_confusion
+from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.arguments import DistillationArguments
 from hf_lskd.data.dataset import ImageDataset
 from hf_lskd.data.images import ImageSource, load_images
 from hf_lskd.errors import InputError
-from hf_lskd.recipe import ModelSpec, Recipe
-from hf_lskd.record import Cell
+from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
+from hf_lskd.record import PREDICTIONS, STATISTICS, Cell
 from hf_lskd.tasks.task import READING, Features, SplitReading, Task, derived_seed, reading, said
 from hf_lskd.teacher import check_classes
 from hf_lskd.trainer import DistillationTrainer
@@ -36,6 +39,7 @@ class ImageClassification(Task):
         self.source: ImageSource = load_images(self.data, cache_dir=cache_dir)
         self.class_names = self.source.class_names
         self.groups = self.source.groups
+        self.synsets = self.source.synsets
         self.fingerprint = self.source.fingerprint
 
     # ---- What a cell is made of
@@ -175,6 +179,21 @@ class ImageClassification(Task):
         """A trainer around the finished model in `folder`, for reading only."""
         args = self.arguments(cell, folder, **READING)
         return DistillationTrainer(models.load_trained(str(folder)), args, eval_dataset=dataset)
+
+    def sets_of_teacher(self, eta: EtaSpec, folder: Path) -> dict[int, SimilarSets] | None:
+        """S1 and S2 by the teacher's centroids over the training split, which nothing is judged on, or by the mistakes that it
+        makes on the validation split: on what it was trained on it may make none."""
+        targets, sizes = self.eta_targets(eta), {"similar": eta.min_similar, "dissimilar": eta.dissimilar}
+        if eta.sets == "centroids":
+            means = ClassStatistics.from_tensors(load_file(folder / STATISTICS), "train.").mean
+            return sets_from_centroids(means, targets=targets, **sizes)
+        if eta.sets == "confusion":
+            said = load_file(folder / PREDICTIONS)
+            classes = len(self.class_names)
+            return sets_from_confusion(
+                said["label"], said["prediction"], classes, seed=eta.seed, targets=targets, **sizes
+            )
+        return None
 
     def features(self, cell: Cell, folder: Path, classes: Sequence[int], split: str, most: int) -> Features:
         """Embeddings of the first `most` examples of each class, from the model saved in `folder`."""

@@ -51,6 +51,7 @@ class Task(ABC):
     class_names: Sequence[str]
     fingerprint: str
     groups: Sequence[str] | None = None  # a semantic group for each class, where the data have some
+    synsets: Sequence[str] | None = None  # a WordNet 3.0 id for each class, where the data say them
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -62,6 +63,10 @@ class Task(ABC):
         if name not in names:
             raise InputError(f"class {name!r}", f"one of the data's {len(names)} classes", nearest(name, names))
         return names.index(name)
+
+    def eta_targets(self, eta: EtaSpec) -> list[int] | None:
+        """The indices of the target classes that the recipe names; None: all that have S1 and S2. Errors as `class_index`."""
+        return None if eta.targets == "all" else [self.class_index(name) for name in eta.targets]
 
     def spec(self, cell: Cell) -> ModelSpec:
         """The model that a cell trains, or the finished teacher that the recipe brings in its place."""
@@ -151,7 +156,7 @@ class Task(ABC):
         """Raise InputError, before any training, for what `eta` names and the data do not have."""
 
     def sets_of_teacher(self, eta: EtaSpec, folder: Path) -> dict[int, SimilarSets] | None:
-        """S1 and S2 from the finished teacher's cell in `folder`, where the data have no groups; None: there are none."""
+        """S1 and S2 from the finished teacher's cell in `folder`, where `eta.sets` takes them from there; None: it does not."""
         return None
 
     @abstractmethod

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 from transformers import PrinterCallback
 
-from hf_lskd.analysis.semantics import SimilarSets, sets_from_embeddings, sets_from_file
+from hf_lskd.analysis.semantics import SimilarSets, sets_from_embeddings
 from hf_lskd.arguments import Seq2SeqDistillationArguments
 from hf_lskd.data.pairs import Pairs
 from hf_lskd.data.parallel import load_parallel
@@ -282,12 +282,8 @@ class Translation(Task):
         return [token for token in often if token not in self.tokenizer.all_special_ids]
 
     def check_eta(self, eta: EtaSpec) -> None:
-        """Raise InputError for a file of sets that cannot be read or names unknown tokens, and for unknown or rare targets.
-
-        Warns where too few tokens are frequent for η: it is then left out.
-        """
-        if eta.sets is not None:
-            sets_from_file(Path(eta.sets), self.class_names)
+        """Raise InputError for unknown and rare targets, and warn where too few tokens are frequent for η: it is then left out."""
+        if eta.sets is not None:  # a file's, which is read before this
             return
         often = self.frequent(eta)
         if eta.targets != "all":
@@ -305,16 +301,14 @@ class Translation(Task):
             )
 
     def sets_of_teacher(self, eta: EtaSpec, folder: Path) -> dict[int, SimilarSets] | None:
-        """S1 and S2 of the frequent target tokens: a file's, or the nearest and farthest rows of the output embedding of the
-        teacher in `folder`; None where there are too few of them."""
-        if eta.sets is not None:
-            return sets_from_file(Path(eta.sets), self.class_names)
+        """S1 and S2 of the frequent target tokens: the nearest and farthest rows of the output embedding of the teacher in
+        `folder`; None where there are too few of them."""
         often = self.frequent(eta)
         if len(often) < eta.min_similar + eta.dissimilar + 1:
             return None
         weight, _ = output_weights(load_trained_seq2seq(str(folder / MODEL)))
-        targets = None if eta.targets == "all" else [self.class_index(name) for name in eta.targets]
-        return sets_from_embeddings(weight, often, similar=eta.min_similar, dissimilar=eta.dissimilar, targets=targets)
+        sizes = {"similar": eta.min_similar, "dissimilar": eta.dissimilar}
+        return sets_from_embeddings(weight, often, targets=self.eta_targets(eta), **sizes)
 
     def features(self, cell: Cell, folder: Path, classes: Sequence[int], split: str, most: int) -> Features:
         """Decoder states of the first `most` occurrences of each token, from the model saved in `folder`."""
