@@ -1,6 +1,7 @@
 """What a data loader reads: examples by (epoch, index), each a pure function of (data seed, epoch, index)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -121,10 +122,14 @@ class ImageDataset(Dataset[dict[str, Any]]):
         if not self.random:
             return torch.stack([self.transform(self.images.image(index)) for _, index in pairs])
         made = []
+        draft = bool(getattr(self.images, "draft", False))
         with preserved_generators():
             for epoch, index in pairs:
                 seed_generators(self.data_seed, epoch, index)
-                made.append(self.transform(self.images.image(index)))
+                if draft:
+                    made.append(self.transform.of_stored(partial(self.images.image, index)))
+                else:
+                    made.append(self.transform(self.images.image(index)))
         return torch.stack(made)
 
 
