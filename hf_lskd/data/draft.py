@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from hf_lskd.data.pictures import Choose
+from hf_lskd.data.pictures import Choose, as_rgb
 
 Read = Callable[[Choose | None], Image.Image]
 DIVISORS = (8, 4, 2)  # what libjpeg can decode at, and Pillow asks it for
@@ -36,7 +36,7 @@ class DraftedCrop:
             divisor = largest_divisor(drawn["width"], drawn["height"], self.width, self.height)
             return divisor
 
-        picture = read(choose).convert("RGB")
+        picture = as_rgb(read(choose))
         if not drawn:  # nobody asked: the picture is whole
             drawn.update(self.draw(*picture.size))
         if divisor == 1:

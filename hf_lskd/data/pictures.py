@@ -67,7 +67,7 @@ def grey_or_rgb(picture: Image.Image) -> Image.Image:
 
     Raises ValueError for mode F, whose range nobody knows.
     """
-    picture = ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode == "F":
         raise ValueError("mode F (32-bit float) has no known range: save it as 8-bit grey")
     if picture.mode.startswith("I"):
@@ -79,5 +79,10 @@ def grey_or_rgb(picture: Image.Image) -> Image.Image:
         upright = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
         return upright.convert("L") if grey else upright
     if picture.mode in ("L", "1"):
-        return picture.convert("L")
-    return picture.convert("RGB")
+        return picture if picture.mode == "L" else picture.convert("L")
+    return as_rgb(picture)
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """The picture in mode RGB; itself when it has it, since Pillow's own conversion would copy it."""
+    return picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from hf_lskd.data.draft import DraftedCrop, Read
+from hf_lskd.data.pictures import as_rgb
 from hf_lskd.errors import InputError, nearest
 
 AUGMENTATION_KEYS = ("random_resized_crop", "horizontal_flip", "rotation", "grayscale", "color_jitter", "shift")
@@ -147,7 +148,7 @@ class Prepare:
         self.drafted = DraftedCrop(steps[0]) if isinstance(steps[0], v2.RandomResizedCrop) else None
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        return self._finish(picture.convert("RGB"), self.steps)
+        return self._finish(as_rgb(picture), self.steps)
 
     def of_stored(self, read: Read) -> Tensor:
         """The same of a picture that is still encoded: where it is first cropped at random, see `draft.py`."""
@@ -158,8 +159,8 @@ class Prepare:
     def _finish(self, picture: Image.Image, steps: Sequence[Callable[[Image.Image], Image.Image]]) -> Tensor:
         for step in steps:
             picture = step(picture)
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        return normalize(pixels.unsqueeze(0), self.normalization)[0]
+        pixels = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))  # in this order float arithmetic is fast
+        return normalize(torch.from_numpy(pixels).unsqueeze(0), self.normalization)[0]
 
 
 def normalize(pixels: Tensor, normalization: Normalization) -> Tensor:
