@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -374,12 +375,27 @@ def test_the_index_of_the_tars_is_kept_until_a_file_changes(tars: Path, load: An
 
 def test_the_index_of_a_tree_is_kept_until_a_class_folder_changes(tree: Path, load: Any) -> None:
     folder = tree / "train" / SYNSETS[0]
-    state = folder.stat()
+    for place in tree.rglob("n*"):
+        if place.is_dir():
+            os.utime(place, (1e9, 1e9))
     assert len(load(tree).train) == 40
     files.write(folder, {f"{SYNSETS[0]}_2.JPEG": files.jpeg(3)})
-    os.utime(folder, ns=(state.st_atime_ns, state.st_mtime_ns))
+    os.utime(folder, (1e9, 1e9))
     assert len(load(tree).train) == 40  # no folder was read again
-    os.utime(folder, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    os.utime(folder, (1e9, 1e9 + 1))
+    assert len(load(tree).train) == 41
+
+
+def test_a_tree_that_is_still_being_unpacked_leaves_no_index(tmp_path: Path, tree: Path, load: Any) -> None:
+    folder = tree / "train" / SYNSETS[0]
+    now = time.time()
+    for place in tree.rglob("n*"):
+        if place.is_dir():
+            os.utime(place, (now, now))
+    assert len(load(tree).train) == 40
+    assert not list((tmp_path / "cache").rglob("*.npz"))
+    files.write(folder, {f"{SYNSETS[0]}_2.JPEG": files.jpeg(3)})
+    os.utime(folder, (now, now))  # as a clock of whole seconds would leave it
     assert len(load(tree).train) == 41
 
 

@@ -212,6 +212,13 @@ def test_data_without_groups_switch_eta_and_projection_off() -> None:
     assert parse_recipe(page(eta=None) + "eta: null\n").eta is None
 
 
+def test_birds_have_groups_by_their_names_and_imagenet_only_those_of_the_recipe() -> None:
+    assert parse_recipe(page(data={"source": "cub200", "path": "birds"})).eta is not None
+    assert parse_recipe(page(data={"source": "imagenet", "path": "ILSVRC2012"})).eta is None
+    grouped = {"source": "imagenet", "path": "ILSVRC2012", "groups": "groups.json"}
+    assert parse_recipe(page(data=grouped)).eta is not None
+
+
 def test_anchors_can_be_reused() -> None:
     text = GOOD.replace("model: test_byobnet\nstudents", "model: &m resnet18\nstudents").replace(
         "- model: test_byobnet", "- model: *m"

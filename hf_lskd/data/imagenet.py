@@ -1,7 +1,7 @@
 """ImageNet-1k as people have it: a tree of class folders, or the official tar files (`imagenet_tars.py`)."""
 
 import hashlib
-import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ from hf_lskd.data.images import ImageSource, fingerprint_of, groups_of, source_o
 from hf_lskd.data.synsets import human_names, imagenet_names
 from hf_lskd.errors import InputError
 
-logger = logging.getLogger(__name__)
-
 DEFAULTS: dict[str, Any] = {
     "path": None,
     "subset": False,
@@ -28,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
 }
 WHOLE = {"train": 1_281_167, "validation": 50_000}  # Russakovsky et al. 2015, table 1
 FEWEST = {"train": 732, "validation": 50}  # of a class, in the whole
+SETTLED = 3 * 10**9  # ns: the coarsest clock of a file system in use counts in steps of 2 s
 ALLOWED = f"a folder with train/<synset>/*.JPEG and val/<synset>/*.JPEG, or one with {TRAIN}, {VALIDATION} and {DEVKIT}"
 Splits = Mapping[str, tuple[Sequence[str], StoredImages]]  # {split: (synsets of its classes, pictures)}
 
@@ -92,14 +91,17 @@ def open_tree(folder: Path, cache_dir: Path | None, draft: bool) -> tuple[list[s
     """One split of a tree: its synsets, sorted, and its pictures by class and name.
 
     Each class folder is read in one pass. The names are kept in the cache, keyed by the time of each class folder's last
-    change (adding, removing and renaming set it), so that the next opening asks the disk for 1,000 times and no more.
+    change (adding, removing and renaming set it), so that the next opening asks the disk for 1,000 times and no more. They
+    are not kept while a folder is changing: some file systems count that time in whole seconds.
     """
     folders = class_folders(folder)
     if not folders:
         count = len(pictures_in(folder))
         hint = "The class of each stands in the devkit: sort them into folders, or name the tar files." if count else ""
         raise InputError(f"data.path: {folder} has no class folders and {count} pictures", ALLOWED, hint)
-    state = repr([str(folder.resolve()), [(entry.name, entry.stat().st_mtime_ns) for entry in folders]])
+    times = [entry.stat().st_mtime_ns for entry in folders]
+    settled = max(times) + SETTLED < time.time_ns()
+    state = repr([str(folder.resolve()), [(entry.name, changed) for entry, changed in zip(folders, times)]])
     path = cache_folder(cache_dir, "imagenet") / f"tree-{hashlib.sha256(state.encode()).hexdigest()[:20]}.npz"
     index = read_arrays(path)
     if index is None:
@@ -108,7 +110,8 @@ def open_tree(folder: Path, cache_dir: Path | None, draft: bool) -> tuple[list[s
             "names": as_names([f"{entry.name}/{name}" for entry, names in zip(folders, found) for name in names]),
             "labels": np.repeat(np.arange(len(folders)), [len(names) for names in found]),
         }
-        write_arrays(path, index)
+        if settled:
+            write_arrays(path, index)
     return [entry.name for entry in folders], FolderImages(folder, index["names"], index["labels"], draft)
 
 
