@@ -7,7 +7,7 @@ FAIRSEQ := .venv-fairseq
 RUN    ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-translation test test-slow check check-style mutants bench seeds clean
+.PHONY: help demo demo-translation test test-slow check check-style mutants bench bench-images seeds clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ mutants: $(READY) ## put the cause of each trap back, in a scratch copy, and see
 
 bench: $(READY) ## cost of our training step beside the stock trainer's and a bare loop, in one run, as ratios
 	$(BIN)/python -m bench.step
+
+bench-images: $(READY) ## pictures a second of the training pipeline beside what decoding alone allows, as ratios
+	$(BIN)/python -m bench.images
 
 seeds: $(READY) ## the demo with three seeds and the equalised control
 	$(BIN)/hf-lskd study recipes/quickstart/glyphs_seeds.yaml --output-dir runs/glyphs_seeds

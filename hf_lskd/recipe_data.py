@@ -9,6 +9,7 @@ from hf_lskd.recipe_fields import (
     Field,
     Kind,
     block,
+    boolean,
     choice,
     either,
     integer,
@@ -63,6 +64,20 @@ SOURCES: dict[str, dict[str, dict[str, Field]]] = {
             "image_column": Field(optional(text)),
             "label_column": Field(optional(text)),
             "groups": Field(groups),
+        },
+        "imagenet": {
+            "path": Field(text, required=True),
+            "subset": Field(boolean, False),
+            "max_train": Field(optional(integer(1))),
+            "max_validation": Field(optional(integer(1))),
+            "groups": Field(groups),
+            "draft": Field(boolean, False),
+        },
+        "cub200": {
+            "path": Field(text, required=True),
+            "crop_to_box": Field(boolean, False),
+            "groups": Field(groups),
+            "draft": Field(boolean, False),
         },
     },
     "translation": {
@@ -179,9 +194,10 @@ def read_data(problems: Problems, value: Any, task: str) -> dict[str, Any]:
         problems.add(("data", "source"), received, " | ".join(sources), hint)
         return {}
     fields = {"source": Field(choice(*sources)), **sources[name], **COMMON[task]}
-    others = {key: other for other, keys in sources.items() for key in keys if key not in fields}
+    others = {key for keys in sources.values() for key in keys if key not in fields and not nearest(key, list(fields))}
     elsewhere = {
-        key: f"It belongs to source: {other}." for key, other in others.items() if not nearest(key, list(fields))
+        key: f"It belongs to source: {', '.join(other for other, keys in sources.items() if key in keys)}."
+        for key in others
     }
     found = read_mapping(problems, value, ("data",), fields, elsewhere=elsewhere)
     _check_groups(problems, found)
@@ -190,7 +206,7 @@ def read_data(problems: Problems, value: Any, task: str) -> dict[str, Any]:
 
 def has_groups(data: Mapping[str, Any]) -> bool:
     """Whether the data come with semantic groups, without which there is no S1 and S2."""
-    in_data = data.get("source") == "glyphs" or data.get("groups") is not None
+    in_data = data.get("source") in ("glyphs", "cub200") or data.get("groups") is not None
     return in_data or "target_lang" in data  # tokens are near and far in the teacher's own embedding
 
 

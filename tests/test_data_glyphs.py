@@ -200,9 +200,9 @@ def test_a_damaged_cache_is_drawn_again(
     (kept,) = (tmp_path / "cache").iterdir()
     whole = kept.read_bytes()
     kept.write_bytes(damage(whole))
-    with caplog.at_level(logging.WARNING, "hf_lskd.data.glyphs"):
+    with caplog.at_level(logging.WARNING, "hf_lskd.data.cache"):
         assert load().fingerprint == first.fingerprint
-    assert "drawn again" in caplog.text
+    assert "made again" in caplog.text
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [kept.name]
     assert np.load(kept)["pixels"].shape[0] == 16
 
@@ -219,7 +219,7 @@ def test_flipped_pixels_in_the_cache_are_noticed(tmp_path: Path, load: Load) -> 
 def test_without_a_place_to_keep_it_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     blocked = tmp_path / "a file"
     blocked.write_text("")
-    with caplog.at_level(logging.WARNING, "hf_lskd.data.glyphs"):
+    with caplog.at_level(logging.WARNING, "hf_lskd.data.cache"):
         source = load_images({"source": "glyphs", "letters": FEW, "variants": 0}, cache_dir=blocked / "cache")
     assert len(source.train) == 12 * len(FEW)
     assert "HF_LSKD_CACHE" in caplog.text

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from hf_lskd.data import cub200 as cub200_source
 from hf_lskd.data import digits as digits_source
 from hf_lskd.data import glyphs as glyphs_source
 from hf_lskd.data import hf as dataset_source
 from hf_lskd.data import idx as idx_source
+from hf_lskd.data import imagenet as imagenet_source
 from hf_lskd.data.transforms import augmentation_of
 from hf_lskd.errors import InputError, RecipeErrors
 from hf_lskd.recipe import Recipe, load_recipe, parse_recipe, recipe_from_dict, signature
@@ -210,6 +212,13 @@ def test_data_without_groups_switch_eta_and_projection_off() -> None:
     assert parse_recipe(page(eta=None) + "eta: null\n").eta is None
 
 
+def test_birds_have_groups_by_their_names_and_imagenet_only_those_of_the_recipe() -> None:
+    assert parse_recipe(page(data={"source": "cub200", "path": "birds"})).eta is not None
+    assert parse_recipe(page(data={"source": "imagenet", "path": "ILSVRC2012"})).eta is None
+    grouped = {"source": "imagenet", "path": "ILSVRC2012", "groups": "groups.json"}
+    assert parse_recipe(page(data=grouped)).eta is not None
+
+
 def test_anchors_can_be_reused() -> None:
     text = GOOD.replace("model: test_byobnet\nstudents", "model: &m resnet18\nstudents").replace(
         "- model: test_byobnet", "- model: *m"
@@ -222,7 +231,14 @@ def test_anchors_can_be_reused() -> None:
 
 @pytest.mark.parametrize(
     ("source", "room"),
-    [("glyphs", glyphs_source), ("digits", digits_source), ("idx", idx_source), ("dataset", dataset_source)],
+    [
+        ("glyphs", glyphs_source),
+        ("digits", digits_source),
+        ("idx", idx_source),
+        ("dataset", dataset_source),
+        ("imagenet", imagenet_source),
+        ("cub200", cub200_source),
+    ],
 )
 def test_data_keys_and_defaults_are_those_of_the_data_room(source: str, room: object) -> None:
     fields = SOURCES["image_classification"][source]
@@ -425,13 +441,13 @@ def test_settings_that_clash_only_in_one_role_are_named_there() -> None:
     [
         (
             {"source": "glyfs"},
-            "data.source: received 'glyfs'; allowed glyphs | digits | idx | dataset. Did you mean 'glyphs'?",
+            "data.source: received 'glyfs'; allowed glyphs | digits | idx | dataset | imagenet | cub200. Did you mean 'glyphs'?",
         ),
         ({"source": ["glyphs"]}, 'data.source: received ["glyphs"]; allowed glyphs'),
-        ({}, "data.source: received nothing; allowed glyphs | digits | idx | dataset."),
+        ({}, "data.source: received nothing; allowed glyphs | digits | idx | dataset | imagenet | cub200."),
         ("glyphs", "data: received 'glyphs'; allowed a mapping with source: glyphs"),
         ({"source": "idx"}, "data.path: received nothing; allowed text. This key is required."),
-        ({"source": "digits", "path": "x"}, "It belongs to source: idx."),
+        ({"source": "digits", "path": "x"}, "It belongs to source: idx, imagenet, cub200."),
         ({"source": "glyphs", "varients": 3}, "Did you mean 'variants'?"),
         ({"source": "glyphs", "held_out": 1}, "data.held_out: received 1; allowed a number in (0, 1), or a list"),
         ({"source": "glyphs", "held_out": []}, "data.held_out: received []; allowed a number in (0, 1), or a list"),

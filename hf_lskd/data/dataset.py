@@ -1,6 +1,7 @@
 """What a data loader reads: examples by (epoch, index), each a pure function of (data seed, epoch, index)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -99,11 +100,13 @@ class ImageDataset(Dataset[dict[str, Any]]):
         for index in indices:
             if not 0 <= index < len(self.images):
                 raise IndexError(f"example {index} of {len(self.images)}")
+        pixels: Sequence[Tensor] | Tensor
         pixels = self._gather(indices) if self._pixels is not None else self._one_by_one(pairs)
         classes = self.images.labels[indices]
         labels: Sequence[Any] | Tensor = classes.tolist()
         if self.mixing is not None:
-            pixels, labels = self.mixing(pixels, torch.from_numpy(classes), self.data_seed, pairs)
+            batch = pixels if isinstance(pixels, Tensor) else torch.stack(pixels)
+            pixels, labels = self.mixing(batch, torch.from_numpy(classes), self.data_seed, pairs)
         return [
             {"pixel_values": image, "labels": label, "example_id": index}
             for image, label, index in zip(pixels, labels, indices)
@@ -117,15 +120,20 @@ class ImageDataset(Dataset[dict[str, Any]]):
         assert self._pixels is not None
         return normalize(self._pixels[torch.tensor(indices)], self.normalization)
 
-    def _one_by_one(self, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    def _one_by_one(self, pairs: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Not stacked: the collator does that, and copying a batch twice costs as much as a tenth of the decoding."""
         if not self.random:
-            return torch.stack([self.transform(self.images.image(index)) for _, index in pairs])
+            return [self.transform(self.images.image(index)) for _, index in pairs]
         made = []
+        draft = bool(getattr(self.images, "draft", False))
         with preserved_generators():
             for epoch, index in pairs:
                 seed_generators(self.data_seed, epoch, index)
-                made.append(self.transform(self.images.image(index)))
-        return torch.stack(made)
+                if draft:
+                    made.append(self.transform.of_stored(partial(self.images.image, index)))
+                else:
+                    made.append(self.transform(self.images.image(index)))
+        return made
 
 
 def _prepared(images: ImageSet, data_config: Mapping[str, Any]) -> Tensor | None:

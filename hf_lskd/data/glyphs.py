@@ -8,11 +8,8 @@ import hashlib
 import json
 import logging
 import math
-import os
 import random
-import tempfile
 import unicodedata
-import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_lskd.data.cache import default_cache_dir, read_arrays, write_arrays
 from hf_lskd.data.fonts import FontFace, FontFile, faces_with, font_files
 from hf_lskd.data.glyph_drawing import draw_face, drawing_versions
 from hf_lskd.data.images import ArrayImages, ImageSource, fingerprint_of, source_options, whole_number
@@ -117,11 +115,6 @@ def letters_of(letters: str | None, min_group: Any = 5) -> list[str]:
         problem = f"{wrong[:5]} are no letters" if wrong else f"{twice[:5]} twice" if twice else f"{len(given)} letters"
         raise InputError(f"data.letters: {problem}", "a string of at least 2 different letters or digits, no spaces")
     return given
-
-
-def default_cache_dir() -> Path:
-    """$HF_LSKD_CACHE, else ~/.cache/hf_lskd."""
-    return Path(os.environ.get("HF_LSKD_CACHE") or Path.home() / ".cache" / "hf_lskd")
 
 
 def _held_out(held_out: Any, fonts: str, rendering: Rendering, seed: int) -> list[int]:
@@ -238,31 +231,14 @@ def _unfit(plain: np.ndarray, seen: Mapping[bytes, str]) -> str:
 
 
 def _read_cache(path: Path) -> Rendering | None:
-    """What was kept at `path`; None when there is nothing or it is damaged (zip checks its contents by CRC)."""
-    try:
-        with path.open("rb") as file, np.load(file) as kept:
-            names, families, skipped = (tuple(str(x) for x in kept[key]) for key in ("names", "families", "skipped"))
-            return Rendering(names, families, skipped, kept["pixels"])
-    except FileNotFoundError:
+    """What was kept at `path`; None when there is nothing of use."""
+    kept = read_arrays(path)
+    if kept is None or not {"names", "families", "skipped", "pixels"} <= kept.keys():
         return None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        logger.warning("glyphs: %s is damaged (%s) and is drawn again", path, error)
-        return None
+    names, families, skipped = (tuple(str(x) for x in kept[key]) for key in ("names", "families", "skipped"))
+    return Rendering(names, families, skipped, kept["pixels"])
 
 
 def _write_cache(path: Path, rendering: Rendering) -> None:
-    """Write beside, then rename, so that no reader ever sees half a file; without a place to write, go on uncached."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                texts = {key: np.array(getattr(rendering, key), dtype=str) for key in ("names", "families", "skipped")}
-                np.savez(file, allow_pickle=False, pixels=rendering.pixels, **texts)
-            os.chmod(beside, 0o644)  # mkstemp keeps it to its owner, but a cache may be shared
-            os.replace(beside, path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        logger.warning("glyphs: not kept in %s (%s); set HF_LSKD_CACHE to a folder that can be written", path, error)
+    texts = {key: np.array(getattr(rendering, key), dtype=str) for key in ("names", "families", "skipped")}
+    write_arrays(path, {"pixels": rendering.pixels, **texts})

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hf_lskd.data.images import ImageSource, fingerprint_of, groups_of, source_options
+from hf_lskd.data.images import SAMPLED, ImageSource, fingerprint_of, groups_of, source_options, spread
 from hf_lskd.data.pictures import open_picture
+from hf_lskd.data.synsets import human_names, synsets_of
 from hf_lskd.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ DEFAULTS: dict[str, Any] = {
 }
 LABEL_NAMES = ("label", "labels", "class", "target")
 FILE_KINDS = {".parquet": "parquet", ".arrow": "arrow"}
-SAMPLED = 64  # pictures a split whose whole content goes into the fingerprint
 
 
 class DatasetImages:
@@ -51,7 +51,9 @@ def load_dataset_images(data: Mapping[str, Any], *, cache_dir: Path | None = Non
     `name` is a dataset of the Hub, a folder (class folders of images, parquet or arrow files, `save_to_disk`), or one
     parquet or arrow file. Splits may be sliced as `datasets` does it (`train[:90%]`). Columns that are null are found by
     type: the only image, and the only ClassLabel, else a column called label, else the only text or integer column.
-    Text labels become classes in sorted order. `cache_dir` replaces the library's own cache folder.
+    Text labels become classes in sorted order. Classes named by ImageNet's synsets are put in sorted order too, which is that
+    of pretrained classifiers, and called by their human names, as `source: imagenet` does. `cache_dir` replaces the
+    library's own cache folder.
     Raises InputError for a dataset that cannot be opened, a missing split or column, and labels that do not fit.
     """
     options = source_options(data, DEFAULTS)
@@ -66,11 +68,14 @@ def load_dataset_images(data: Mapping[str, Any], *, cache_dir: Path | None = Non
     for split in rows:
         _require(rows[split], (image_column, label_column), specs[split])
     names = _class_names(rows["train"], label_column)
+    labels = {split: _labels(rows[split], label_column, names, split) for split in rows}
+    synsets = synsets_of(names)
+    if synsets is not None:
+        labels = {split: _in_order(found, synsets) for split, found in labels.items()}
+        synsets = tuple(sorted(synsets))
+        names = human_names(synsets)
     found = {
-        split: DatasetImages(
-            _encoded(rows[split], image_column), image_column, _labels(rows[split], label_column, names, split), split
-        )
-        for split in rows
+        split: DatasetImages(_encoded(rows[split], image_column), image_column, labels[split], split) for split in rows
     }
     return ImageSource(
         train=found["train"],
@@ -80,6 +85,7 @@ def load_dataset_images(data: Mapping[str, Any], *, cache_dir: Path | None = Non
         fingerprint=fingerprint_of(["dataset", *names, *_identity(found["train"]), *_identity(found["validation"])]),
         description=f"dataset {name}: {len(found['train'])} in {specs['train']}, "
         f"{len(found['validation'])} in {specs['validation']}, {len(names)} classes",
+        synsets=synsets,
     )
 
 
@@ -239,6 +245,13 @@ def _labels(rows: "Dataset", column: str, names: Sequence[str], split: str) -> n
     return np.array([-1 if value is None else int(value) for value in values], np.int64)
 
 
+def _in_order(labels: np.ndarray, synsets: Sequence[str]) -> np.ndarray:
+    """The labels when classes are counted in sorted order of their synsets; labels that are no class stay as they are."""
+    rank = np.argsort(np.argsort(synsets))
+    known = (labels >= 0) & (labels < len(synsets))
+    return np.where(known, rank[np.where(known, labels, 0)], labels)
+
+
 def _values(rows: "Dataset", column: str) -> list[Any]:
     return rows.select_columns([column]).with_format("arrow")[:][column].to_pylist()
 
@@ -264,8 +277,8 @@ def _identity(images: DatasetImages) -> list[bytes | str]:
     place between these goes unnoticed.
     """
     parts: list[bytes | str] = [images.labels.tobytes()]
-    for index in np.unique(np.linspace(0, len(images) - 1, SAMPLED).astype(int)) if len(images) else []:
-        value = images.rows[int(index)][images.column]
+    for index in spread(len(images), SAMPLED):
+        value = images.rows[index][images.column]
         content = value.get("bytes") if isinstance(value, dict) else value
         path = value.get("path") if isinstance(value, dict) else None
         if isinstance(content, str):

@@ -99,10 +99,10 @@ def read_idx(path: Path) -> np.ndarray:
 
 def balanced_subset(labels: np.ndarray, count: int, num_classes: int) -> np.ndarray:
     """Indices, in order, of the first examples of each class: `count` in all, as even as their numbers allow."""
-    rank = np.zeros(len(labels), np.int64)  # how many of the same class come before
-    for label in range(num_classes):
-        members = labels == label
-        rank[members] = np.arange(members.sum())
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels, minlength=num_classes)
+    rank = np.empty(len(labels), np.int64)  # how many of the same class come before
+    rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.sort(np.lexsort((labels, rank))[:count])
 
 

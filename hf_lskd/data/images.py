@@ -12,7 +12,8 @@ from PIL import Image
 
 from hf_lskd.errors import InputError, nearest
 
-SOURCES = ("glyphs", "digits", "idx", "dataset")
+SOURCES = ("glyphs", "digits", "idx", "dataset", "imagenet", "cub200")
+SAMPLED = 64  # pictures a split whose whole content goes into the fingerprint of a source that is too large to hash
 COMMON_KEYS = ("source", "image_size", "mean", "std", "augmentation", "mixup", "cutmix", "crop_pct")
 
 
@@ -85,7 +86,7 @@ class ImageSource:
 def load_images(data: Mapping[str, Any], *, cache_dir: Path | None = None) -> ImageSource:
     """The image source that a recipe's `data:` block describes.
 
-    `cache_dir` is where rendered glyphs are kept (default: $HF_LSKD_CACHE, else ~/.cache/hf_lskd).
+    `cache_dir` is where rendered glyphs, indexes and unpacked archives are kept (default: $HF_LSKD_CACHE, else ~/.cache/hf_lskd).
     Raises InputError for an unknown source or key, and for missing, empty, damaged or mislabelled data.
     """
     # Imported here, since each source imports this module, and one by one, since only the used one should cost anything.
@@ -106,6 +107,14 @@ def load_images(data: Mapping[str, Any], *, cache_dir: Path | None = None) -> Im
         from hf_lskd.data.hf import load_dataset_images
 
         return load_dataset_images(data, cache_dir=cache_dir)
+    if name == "imagenet":
+        from hf_lskd.data.imagenet import load_imagenet
+
+        return load_imagenet(data, cache_dir=cache_dir)
+    if name == "cub200":
+        from hf_lskd.data.cub200 import load_cub200
+
+        return load_cub200(data, cache_dir=cache_dir)
     raise InputError(f"data.source: {name!r}", ", ".join(SOURCES), nearest(str(name), SOURCES))
 
 
@@ -125,6 +134,13 @@ def whole_number(data: Mapping[str, Any], key: str, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise InputError(f"data.{key}: {value!r}", f"a whole number of at least {minimum}")
     return value
+
+
+def switch(data: Mapping[str, Any], key: str) -> bool:
+    """`data[key]` as a bool; anything else is an InputError."""
+    if not isinstance(data[key], bool):
+        raise InputError(f"data.{key}: {data[key]!r}", "true or false")
+    return bool(data[key])
 
 
 def check_classes(class_names: Sequence[str], groups: Sequence[str] | None) -> None:
@@ -186,6 +202,11 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"data.groups: {path}: {error}", "a readable JSON file") from error
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the indices 0 to count − 1, spread evenly, the first and the last among them."""
+    return [int(index) for index in np.unique(np.linspace(0, count - 1, most).astype(int))] if count else []
 
 
 def fingerprint_of(parts: Iterable[bytes | str]) -> str:

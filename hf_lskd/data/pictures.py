@@ -1,6 +1,7 @@
 """Encoded image files -> Pillow pictures of mode L or RGB, the right way up."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from hf_lskd.errors import InputError
+
+Choose = Callable[[int, int], int]  # (width, height) of the whole picture -> 1, 2, 4 or 8: decode it that much smaller
+ORIENTATION = 0x0112
 
 
 class PictureError(InputError):
@@ -18,9 +22,11 @@ class PictureError(InputError):
         super().__init__(received.rsplit("PictureError: ", 1)[-1].strip(), allowed, hint)
 
 
-def open_picture(value: Any, where: str) -> Image.Image:
+def open_picture(value: Any, where: str, choose: Choose | None = None) -> Image.Image:
     """The picture of `value`: bytes, a path, or a mapping with `bytes` and `path` as `datasets` stores it.
 
+    `choose` is asked, before anything is decoded, how much smaller a JPEG may be decoded: pixel (x, y) of the result stands
+    for n × n pixels from (n·x, n·y) on. It is not asked for other formats, nor for a JPEG that its EXIF tag turns.
     Raises PictureError that begins with the path (or with `where`, for a picture without one) when it cannot be read.
     """
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
@@ -33,6 +39,8 @@ def open_picture(value: Any, where: str) -> Image.Image:
         raise PictureError(f"{where} has no picture ({type(value).__name__})", "encoded bytes or a path")
     try:
         with Image.open(io.BytesIO(content) if content is not None else str(path)) as picture:
+            if choose is not None:
+                shrink(picture, choose)
             picture.load()
             return grey_or_rgb(picture)
     # Pillow's decoders raise SyntaxError and ValueError too on damaged files; a decompression bomb is one as well.
@@ -44,12 +52,22 @@ def open_picture(value: Any, where: str) -> Image.Image:
         ) from error
 
 
+def shrink(picture: Image.Image, choose: Choose) -> None:
+    """Set the scale that a JPEG, not yet decoded, is going to be decoded at."""
+    if picture.format != "JPEG" or picture.getexif().get(ORIENTATION, 1) != 1:
+        return
+    width, height = picture.size
+    divisor = choose(width, height)
+    if divisor > 1:
+        picture.draft(None, (width // divisor, height // divisor))
+
+
 def grey_or_rgb(picture: Image.Image) -> Image.Image:
     """Turned upright by its EXIF tag, on white where it is transparent, 16-bit grey scaled to 8; mode L or RGB.
 
     Raises ValueError for mode F, whose range nobody knows.
     """
-    picture = ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode == "F":
         raise ValueError("mode F (32-bit float) has no known range: save it as 8-bit grey")
     if picture.mode.startswith("I"):
@@ -61,5 +79,10 @@ def grey_or_rgb(picture: Image.Image) -> Image.Image:
         upright = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
         return upright.convert("L") if grey else upright
     if picture.mode in ("L", "1"):
-        return picture.convert("L")
-    return picture.convert("RGB")
+        return picture if picture.mode == "L" else picture.convert("L")
+    return as_rgb(picture)
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """The picture in mode RGB; itself when it has it, since Pillow's own conversion would copy it."""
+    return picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hf_lskd.data.draft import DraftedCrop, Read
+from hf_lskd.data.pictures import as_rgb
 from hf_lskd.errors import InputError, nearest
 
-PictureToTensor = Callable[[Image.Image], Tensor]
 AUGMENTATION_KEYS = ("random_resized_crop", "horizontal_flip", "rotation", "grayscale", "color_jitter", "shift")
 STANDARD: dict[str, Any] = {"random_resized_crop": {}, "horizontal_flip": 0.5}
 _CROP_DEFAULTS = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
@@ -60,13 +61,13 @@ def evaluation_geometry(data_config: Mapping[str, Any]) -> Callable[[Image.Image
     return Compose([step for step in whole.transforms if not isinstance(step, MaybePILToTensor)])
 
 
-def evaluation_transform(data_config: Mapping[str, Any]) -> PictureToTensor:
+def evaluation_transform(data_config: Mapping[str, Any]) -> "Prepare":
     """timm's evaluation transform for this data config: picture -> float32 [3, H, W], normalised."""
     geometry, normalization = evaluation_geometry(data_config), normalization_of(data_config)
-    return _Prepare([geometry], normalization)
+    return Prepare([geometry], normalization)
 
 
-def training_transform(data_config: Mapping[str, Any], augmentation: Mapping[str, Any] | str) -> PictureToTensor:
+def training_transform(data_config: Mapping[str, Any], augmentation: Mapping[str, Any] | str) -> "Prepare":
     """The augmentation followed by normalisation: picture -> float32 [3, H, W].
 
     `none` is the evaluation transform, `standard` a random resized crop and a horizontal flip as on ImageNet; a mapping
@@ -79,7 +80,7 @@ def training_transform(data_config: Mapping[str, Any], augmentation: Mapping[str
     normalization = normalization_of(data_config)
     if not chosen:
         return evaluation_transform(data_config)
-    return _Prepare(_augmentation_steps(chosen, data_config), normalization)
+    return Prepare(_augmentation_steps(chosen, data_config), normalization)
 
 
 def augmentation_of(augmentation: Mapping[str, Any] | str) -> dict[str, Any]:
@@ -136,19 +137,30 @@ def seed_of(purpose: str, *key: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-class _Prepare:
+class Prepare:
     """Picture steps, then a normalised tensor. A class, not a closure, so that spawned workers can receive it."""
 
     def __init__(self, steps: Sequence[Callable[[Image.Image], Image.Image]], normalization: Normalization) -> None:
+        from torchvision.transforms import v2
+
         self.steps = list(steps)
         self.normalization = normalization
+        self.drafted = DraftedCrop(steps[0]) if isinstance(steps[0], v2.RandomResizedCrop) else None
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        picture = picture.convert("RGB")
-        for step in self.steps:
+        return self._finish(as_rgb(picture), self.steps)
+
+    def of_stored(self, read: Read) -> Tensor:
+        """The same of a picture that is still encoded: where it is first cropped at random, see `draft.py`."""
+        if self.drafted is None:
+            return self(read(None))
+        return self._finish(self.drafted(read), self.steps[1:])
+
+    def _finish(self, picture: Image.Image, steps: Sequence[Callable[[Image.Image], Image.Image]]) -> Tensor:
+        for step in steps:
             picture = step(picture)
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        return normalize(pixels.unsqueeze(0), self.normalization)[0]
+        pixels = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))  # in this order float arithmetic is fast
+        return normalize(torch.from_numpy(pixels).unsqueeze(0), self.normalization)[0]
 
 
 def normalize(pixels: Tensor, normalization: Normalization) -> Tensor:

@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hf_lskd.data.archives import archive_members, folder_members, keep_files
+from hf_lskd.data.cache import cache_folder
 from hf_lskd.data.pairs import Pairs, ParallelSource
-from hf_lskd.data.text_files import archive_members, checked, counted, folder_members, keep_files, lines_in
+from hf_lskd.data.text_files import checked, counted, lines_in
 from hf_lskd.errors import InputError
 
 Rows = list[tuple[str, str]]
@@ -225,7 +227,7 @@ def open_release(path: Path, languages: tuple[str, str], year: int, cache_dir: P
             return collected(folder_members(path, wanted(labels)), languages, str(path))
         state = path.stat()
         identity = repr((str(path.resolve()), state.st_size, state.st_mtime_ns, languages, year))
-        kept = cache_folder(cache_dir) / hashlib.sha256(identity.encode()).hexdigest()[:20]
+        kept = cache_folder(cache_dir, "wit3") / hashlib.sha256(identity.encode()).hexdigest()[:20]
         if kept.is_dir():
             return collected(folder_members(kept, wanted(labels)), languages, str(path))
         with path.open("rb") as stream:
@@ -235,14 +237,6 @@ def open_release(path: Path, languages: tuple[str, str], year: int, cache_dir: P
         raise InputError(f"data.path: {path}: {error.strerror or error}", "a folder or a .tgz of WIT3") from error
     keep_files(release.files, kept)  # NAME's names: no folders in them
     return release
-
-
-def cache_folder(cache_dir: Path | None) -> Path:
-    if cache_dir is None:
-        from hf_lskd.data.glyphs import default_cache_dir
-
-        cache_dir = default_cache_dir()
-    return cache_dir / "wit3"
 
 
 def collected(members: Iterable[tuple[str, bytes | None]], languages: tuple[str, str], place: str) -> Release:
