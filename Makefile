@@ -7,7 +7,7 @@ FAIRSEQ := .venv-fairseq
 RUN    ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-translation test test-slow check check-style mutants bench bench-images seeds clean
+.PHONY: help demo demo-translation test test-slow test-paper check check-style mutants bench bench-images seeds clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ $(FAIRSEQ)/.ready: # the oracle of a slow test, in an environment of its own: it
 
 test-slow: $(READY) $(FAIRSEQ)/.ready ## every test, those beside fairseq's own training among them
 	HF_LSKD_FAIRSEQ_PYTHON=$(FAIRSEQ)/bin/python $(BIN)/python -m pytest -q -n auto -m 'slow or not slow'
+
+test-paper: $(READY) ## each recipe of the paper, two steps at full size on small data in the real format
+	$(BIN)/python -m pytest -q -n auto -m 'slow or not slow' tests/test_paper_recipes.py
 
 check: check-style test ## what must be green before a commit: ruff, mypy, tests
 

@@ -166,6 +166,9 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--scale-student", choices=("true", "false"), help="whether T divides the student's logits too")
     sub.add_argument("--student-label-smoothing", type=float, metavar="α", help="the student's own α")
     sub.add_argument("--kd-top-k", metavar="K", help="distil the teacher's K most probable classes only; none: all")
+    sub.add_argument(
+        "--processes", type=int, metavar="N", help="how many processes have to be at work, else it is an error"
+    )
     sub.epilog = f"{sub.epilog}\n\nAny training argument may follow: --learning_rate 0.1 --num_train_epochs 3 …"
 
 
@@ -195,6 +198,9 @@ def run_validate(args: Any) -> int:
     problems: list[str] = []
     for path in args.recipes:
         try:
+            if (launch := launch_config(path)) is not None:
+                print(f"{path}: accelerate, {launch}")
+                continue
             for alternative in (args.alternative,) if args.alternative else (None, *alternatives(path)):
                 recipe = load_recipe(path, alternative, args.set)
                 if args.data:
@@ -208,6 +214,19 @@ def run_validate(args: Any) -> int:
     if problems:
         raise InputError("\n".join(problems))
     return 0
+
+
+def launch_config(path: Path) -> str | None:
+    """What a configuration of `accelerate launch` starts, in words; None for any other page."""
+    from hf_lskd.recipe_yaml import read_document, read_page
+
+    page = read_document(read_page(path), str(path)).values
+    if not isinstance(page, Mapping) or "distributed_type" not in page:
+        return None
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = load_config_from_file(str(path))
+    return f"{found.num_processes} processes on {found.num_machines} machines"
 
 
 def alternatives(path: Path) -> list[str]:

@@ -139,6 +139,13 @@ MUTANTS = [
     Mutant("26", "the padded tail is gathered too", "trainer.py",
            "self.gather_function = self.accelerator.gather_for_metrics", "self.gather_function = self.accelerator.gather",
            "test_trap_26_predictions"),
+    Mutant("27", "nobody counts the processes that came up", "study/bench.py",
+           "if found != launched or asked not in (None, found):", "if False:", "test_trap_27_one_process"),
+    Mutant("S1", "near and far tokens change places", "analysis/semantics.py",
+           "first, last = order[:similar], order[-dissimilar:]", "last, first = order[:dissimilar], order[-similar:]",
+           "test_tokens_are_near_and_far"),
+    Mutant("g", "the classes outside the top k are left out of g", "analysis/gradient.py",
+           "+ (classes - p.shape[1]) / classes**2", "+ 0", "test_with_top_k_it_is"),
     Mutant("31", "the student's own smoothing smooths the teacher's targets", "distillation.py",
            "teacher_logits = self.teacher_logits(inputs, labels, temperature) if taught else None",
            "teacher_logits = self.teacher_logits(inputs, labels, temperature) if taught else None\n"

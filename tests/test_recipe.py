@@ -308,7 +308,8 @@ def test_there_are_quickstart_recipes() -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_shipped_recipe_is_valid_and_opens_with_its_header(path: Path) -> None:
     recipe = load_recipe(path)
-    assert recipe.name == path.stem
+    quick = path.parent.name == "quickstart"
+    assert recipe.name == (path.stem if quick else f"{path.parent.name}_{path.stem}")
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     for word in ("Question:", "First:", "Command:", "Cost:", "Expect:"):
         assert any(line.startswith(f"# {word}") for line in header), word

@@ -87,6 +87,34 @@ def cell_signature(bench: Bench, cell: Cell, teacher: str | None = None) -> str:
     return signature(parts)
 
 
+def process_state(recipe: Recipe) -> Any:
+    """accelerate's state of the processes that were launched together, begun as the training arguments will begin it."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    on_cpu = bool(recipe.training.get("use_cpu")) or parse_flag_from_env("ACCELERATE_USE_CPU")
+    return PartialState(cpu=True) if on_cpu else PartialState()
+
+
+def check_processes(recipe: Recipe, asked: int | None = None) -> None:
+    """Raise InputError when the processes that were launched do not know of each other, or are not as many as were `asked` for.
+
+    accelerate starts one process, or several that each train alone, and says nothing, where a configuration means a
+    processor (`MULTI_CPU`, `use_cpu`).
+    """
+    launched = world_size()
+    if launched == 1 and asked in (None, 1):
+        return
+    found = process_state(recipe).num_processes
+    if found != launched or asked not in (None, found):
+        raise InputError(
+            f"{found} process{'' if found == 1 else 'es'} that know{'s' * (found == 1)} of each other, with "
+            f"{launched} launched and {asked or launched} asked for",
+            "equal numbers",
+            "On a processor put ACCELERATE_USE_CPU=true before `accelerate launch --config_file recipes/accelerate/cpu_2.yaml`.",
+        )
+
+
 def world_size() -> int:
     """How many processes were launched together: torchrun, accelerate and Slurm's wrappers all say it here."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
@@ -34,7 +33,7 @@ from hf_lskd.record import (
     versions,
     write_json,
 )
-from hf_lskd.study.bench import Bench, cell_signature, world_size
+from hf_lskd.study.bench import Bench, cell_signature, process_state, world_size
 from hf_lskd.study.sharing import take_teacher
 from hf_lskd.study.targets import loss_scale, targets_of, write_targets
 from hf_lskd.tasks.task import SPLITS, Task
@@ -56,12 +55,12 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
     source = taught_by(teacher)
     sign = cell_signature(bench, cell, None if source is None else source["signature"])
     work = partial_folder(folder)
-    first = world_size() == 1 or PartialState().is_main_process
+    first = world_size() == 1 or process_state(bench.recipe).is_main_process
     shared = cell.role == "teacher" and bench.recipe.teacher.shared
     if first and not (shared and take_teacher(cell, folder, sign)):
         claim_unfinished(work, sign)
     if world_size() > 1:
-        PartialState().wait_for_everyone()
+        process_state(bench.recipe).wait_for_everyone()
     if shared and (record := read_record(folder)) is not None and record["status"] == "complete":
         return record
     targets = targets_of(bench, cell, teacher)

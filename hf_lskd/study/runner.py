@@ -14,7 +14,7 @@ from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe, recipe_from_dict
 from hf_lskd.record import CELLS, STUDY, Cell, read_record, write_json
 from hf_lskd.study import tables
-from hf_lskd.study.bench import Bench, cell_signature, check_given_teacher, open_bench
+from hf_lskd.study.bench import Bench, cell_signature, check_given_teacher, check_processes, open_bench
 from hf_lskd.study.cell import (
     CHECKPOINTS,
     fail_cell,
@@ -46,6 +46,7 @@ def run_study(
     """
     from hf_lskd.study.report import write_report
 
+    check_processes(recipe)
     jobs = jobs_of(recipe, jobs)
     bench = open_bench(recipe, cache_dir)
     refuse_foreign(folder, bench)

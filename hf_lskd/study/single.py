@@ -11,7 +11,7 @@ from hf_lskd import losses
 from hf_lskd.errors import InputError, nearest
 from hf_lskd.recipe import Recipe, recipe_from_dict
 from hf_lskd.record import CELLS, FILE, MODEL, Cell, read_record
-from hf_lskd.study.bench import cell_signature, check_given_teacher, open_bench
+from hf_lskd.study.bench import cell_signature, check_given_teacher, check_processes, open_bench
 from hf_lskd.study.cell import run_cell
 from hf_lskd.study.progress import Progress
 from hf_lskd.study.runner import finished
@@ -22,6 +22,7 @@ def train_one(recipe: Recipe, args: Any) -> dict[str, Any]:
 
     Raises InputError for options that do not fit, a student without a teacher, and an output folder that holds something else.
     """
+    check_processes(recipe, args.processes)
     teacher = given_teacher(args)
     taught_by = {} if teacher is None else finished(teacher) or {}
     cell = chosen_cell(recipe, args, taught_by)
