@@ -205,8 +205,9 @@ def run_validate(args: Any) -> int:
                 recipe = load_recipe(path, alternative, args.set)
                 if args.data:
                     from hf_lskd.study.bench import open_bench
+                    from hf_lskd.study.runner import check_given_teachers
 
-                    open_bench(recipe)
+                    check_given_teachers(None, open_bench(recipe))
                 which = f" ({alternative})" if alternative else ""
                 print(f"{path}{which}: {recipe.task}, {len(planned(recipe))} cells")
         except InputError as error:

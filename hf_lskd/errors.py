@@ -8,7 +8,7 @@ class InputError(ValueError):
 
     def __init__(self, received: str, allowed: str = "", hint: str = "") -> None:
         self.received, self.allowed, self.hint = received, allowed, hint
-        parts = [received.rstrip(".") + "."]
+        parts = [received if received.endswith(("?", "!")) else received.rstrip(".") + "."]
         if allowed:
             parts.append(f"Allowed: {allowed.rstrip('.')}.")
         if hint:

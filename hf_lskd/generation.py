@@ -94,13 +94,16 @@ def translate_corpus(
         finally:
             if partial is not None:
                 partial.close()
-    translations = [Translation(made[i].text, made[i].score) for i in range(len(sources))]
+    translations = [Translation(made[i].text, made[i].score, made[i].cut) for i in range(len(sources))]
     if output is not None and partial is not None:
         write_translations(output, sources, translations)
         partial.remove()
     cut = sum(row.cut for row in made.values())
     if cut:
-        logger.warning("%d of %d translations had not ended at their largest length and were cut.", cut, len(sources))
+        logger.warning(
+            "%d of %d translations%s had not ended at their largest length and were cut. Raise max_length, or train for longer.",
+            *(cut, len(sources), "" if output is None else f" for {output}"),
+        )
     return translations
 
 

@@ -302,8 +302,9 @@ def check_kd_weight(kd_weight: float) -> None:
 
 
 def check_loss_scale(loss_scale: float) -> None:
-    if not (math.isfinite(loss_scale) and loss_scale > 0):
-        raise InputError(f"kd_loss_scale = {loss_scale}", "a finite number above 0", "1 is the paper's loss.")
+    if isinstance(loss_scale, str) or not (math.isfinite(loss_scale) and loss_scale > 0):
+        hint = "1 is the paper's loss. (`equalised` is a recipe's: the study makes it 1/g.)"
+        raise InputError(f"kd_loss_scale = {loss_scale}", "a finite number above 0", hint)
 
 
 def check_top_k(top_k: int | None) -> None:

@@ -172,6 +172,9 @@ def token_lengths(dataset: Any) -> np.ndarray:
     if not hasattr(dataset, "__len__"):
         raise InputError("max_tokens with data of unknown length", "a data set with __len__")
     sides = ["input_ids", "labels"]
+    lost = [side for side in sides if len(dataset) and side not in dataset[0]]
+    if lost:
+        raise InputError(f"max_tokens with rows that have no {' and no '.join(lost)}", "rows of input_ids and labels")
     if set(sides) <= set(getattr(dataset, "column_names", None) or ()):
         dataset = dataset.select_columns(sides)  # spares a table its other columns
     return np.array([[len(row[side]) for side in sides] for row in (dataset[i] for i in range(len(dataset)))])

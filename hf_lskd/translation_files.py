@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hf_lskd.errors import InputError
@@ -21,6 +21,7 @@ class Translation:
 
     text: str
     score: float
+    cut: bool = field(default=False, compare=False)  # stopped at its largest length, before its end
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def _source_of(line: bytes, suffix: str, where: str) -> str:
         text = line.decode("utf-8").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: byte {error.start + 1} is not UTF-8", "UTF-8 text") from error
+    if "\0" in text:
+        raise InputError(f"{where}: a NUL byte", "UTF-8 text")
     if suffix == ".tsv":
         text = text.split("\t")[0]
     if suffix == ".jsonl" and text.strip():
@@ -78,7 +81,9 @@ def _json_source(text: str, where: str) -> str:
 def check_suffix(path: Path) -> None:
     """Raise InputError for a file of another kind than those read and written here."""
     if path.suffix not in SUFFIXES:
-        raise InputError(str(path), f"a file ending in {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"{path} as input or output", f"a file ending in {', '.join(SUFFIXES)}", "Unpack .gz files first."
+        )
 
 
 def write_translations(output: Path, sources: Sequence[str], translations: Sequence[Translation]) -> None:

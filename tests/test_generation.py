@@ -472,7 +472,7 @@ def test_sentences_of_each_kind_of_file(tmp_path: Path, name: str, content: str,
         ("a.jsonl", b'["source"]\n', 'line 1 has no text "source"'),
         ("a.jsonl", b'{"source": 3}\n', 'line 1 has no text "source"'),
         ("a.jsonl", b'{"source": " "}\n', "line 1 is empty"),
-        ("a.csv", b"ein\n", "a.csv. Allowed: a file ending in .tsv, .txt, .jsonl"),
+        ("a.csv", b"ein\n", "a.csv as input or output. Allowed: a file ending in .tsv, .txt, .jsonl"),
     ],
 )
 def test_bad_files_are_refused_with_file_and_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:

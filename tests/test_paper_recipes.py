@@ -131,3 +131,15 @@ def test_a_pair_trains_for_two_steps_at_full_size_on_data_in_the_real_format(
     ]
     if any((runs / load_recipe(other).name).is_dir() for other in earlier):
         assert any("taken_from" in record for record in records)  # its teacher was finished already
+
+
+def test_the_page_of_the_experiments_has_a_row_for_each_recipe() -> None:
+    page = (RECIPES.parent / "docs" / "paper.md").read_text(encoding="utf-8")
+    for path in NINE:
+        recipe = load_recipe(path)
+        place = path.relative_to(RECIPES.parent)
+        row = (
+            f"| [{path.parent.name}/{path.stem}](../{place}) | {recipe.teacher.model} | {recipe.students[0].model} | 8 × 3 | 6 | "
+            f"`hf-lskd study {place}` |"
+        )
+        assert row in page

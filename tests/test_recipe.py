@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from hf_lskd.data import cub200 as cub200_source
@@ -294,7 +295,9 @@ def test_a_checked_training_block_is_taken_by_the_training_arguments(tmp_path: P
         recipe = load_recipe(path)
         kind: Any = Seq2SeqDistillationArguments if recipe.task == "translation" else DistillationArguments
         for spec in (recipe.teacher, *recipe.students):
-            arguments = kind(output_dir=str(tmp_path), **recipe.training_of(spec))
+            arguments = kind(
+                output_dir=str(tmp_path), use_cpu=not torch.cuda.is_available(), **recipe.training_of(spec)
+            )
             assert arguments.learning_rate == recipe.training_of(spec)["learning_rate"]
 
 

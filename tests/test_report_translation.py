@@ -169,7 +169,7 @@ def test_signatures_are_printed(page: Page) -> None:
     assert "BLEU: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:" in page.text
     assert "chrF: nrefs:1|" in page.text
     assert "BLEU, tokenised and lower-cased: nrefs:1|case:lc|" in page.text
-    assert "60 held-out pairs, test split, en → de, beam search of 4." in page.text
+    assert "60 held-out pairs, test split (so is what tables call validation), en → de, beam search of 4." in page.text
 
 
 def test_paired_table_compares_temperatures_and_alphas(study: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from hf_lskd.cli import main
@@ -247,6 +248,50 @@ def test_what_eta_names_is_checked_before_training(text: Path, tmp_path: Path, e
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("d_model: 16", "d_model: 15", "model_args of 'marian': embed_dim must be divisible by num_heads"),
+        ("encoder_layers: 1", "encoder_layers: many", "model_args of 'marian': .*encoder_layers"),
+        ("dropout: 0.0", "dropout: 0.0, max_position_embeddings: 4", "with 4 positions for pairs of"),
+        ("target_lang: de", "target_lang: ja", r"sacrebleu's tokenizer for 'ja'.*pip install"),
+        ("targets: gold", "targets: teacher", "max_tokens = 64 for student 'student', whose teacher may say 80 tokens"),
+    ],
+)
+def test_what_would_end_a_cell_is_said_before_training(
+    text: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    page = recipe_of(text, students=f"[{{model: marian, targets: gold, model_args: {SHAPE}}}]")
+    values = page.to_dict()
+    values["data"]["max_length"] = 80 if "targets" in new else 40
+    values["students"][0].setdefault("targets", "gold")
+    written = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=1000)
+    assert old in written
+    with pytest.raises(InputError, match=message):
+        run_study(parse_recipe(written.replace(old, new)), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_pairs_that_are_too_long_are_warned_of_and_counted(
+    text: Path, study: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = parse_recipe(recipe_of(text).to_yaml().replace("max_length: 40", "max_length: 10"))
+    task: Any = open_task(short)
+    left_out = 300 - len(task.rows["train"])
+    assert 0 < left_out < 300
+    assert f"{left_out} of 300 training pairs are longer than data.max_length, 10 tokens" in caplog.text
+    assert task._left_out() == {"training pairs of over 10 tokens, left out": left_out}
+    assert open_task(recipe_of(text))._left_out() == {}  # type: ignore[attr-defined]
+
+
+def test_the_share_of_translations_that_were_cut_is_a_metric(study: Path) -> None:
+    for row in rows_of(study / "results.csv"):
+        assert 0 <= float(row["cut_rate"]) <= 100
+    assert any(float(row["cut_rate"]) > 0 for row in rows_of(study / "results.csv"))  # untrained models do not end
+    page = (study / "report.html").read_text(encoding="utf-8")
+    assert "cut, %" in page
+
+
 def test_embeddings_are_found_of_rare_tokens_too(study: Path, text: Path) -> None:
     task: Any = open_task(recipe_of(text))
     rows = task.rows["train"]
@@ -308,6 +353,21 @@ def test_bad_input_of_translate_is_one_message(
     assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "out.tsv").exists()
+
+
+def test_the_input_is_never_written_over_and_a_folder_is_no_output(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("red\n", encoding="utf-8")
+    (tmp_path / "out.txt").mkdir()
+    for output, message in ((source, "is the input, which would be lost"), (tmp_path / "out.txt", "is a folder")):
+        words = ["--input", str(source), "--output", str(output)]
+        assert main(["translate", str(study / "cells" / "teacher-a0-s0"), *words]) == 2
+        assert message in capsys.readouterr().err
+    assert source.read_text(encoding="utf-8") == "red\n"
+    assert main(["translate", "marian", "--input", str(source), "--output", str(tmp_path / "a.txt")]) == 2
+    assert "'marian' is a shape without weights. Allowed: a finished model" in capsys.readouterr().err
 
 
 def test_max_tokens_below_the_longest_pair_is_refused_before_training(text: Path, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ SCOPES: dict[str, dict[str, str] | None] = {
 COUNTS = {"train": "pairs", "validation": "validation_pairs", "test": "test_pairs"}
 PER_GROUP = 4  # held-out pairs of one number-masked source at most
 TEST_SHARE, HELD_OUT_SHARE = 8, 12  # percent of the number-masked sources: for test, for test and validation together
+MOST = 2_000_000  # pairs: more than the phrases have to say
 STALE = 20_000  # draws in a row without a new pair: the families have no more to say
 FEWEST_NAMES = 20
 COVERED = "languages that CLDR covers well, such as en, de or ru"
@@ -153,6 +154,8 @@ def check(options: Mapping[str, Any]) -> None:
         count = options[key]
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputError(f"data.{key}: {count!r}", "a whole number, 1 or more")
+        if count > MOST:
+            raise InputError(f"data.{key}: {count!r}", f"at most {MOST}: CLDR has no more to say")
 
 
 def locale(code: str) -> Any:

@@ -30,8 +30,9 @@ class TranslationDataset(Dataset[dict[str, Any]]):
             raise InputError(f"{len(pairs)} pairs, none of at most {max_length} tokens", "a larger data.max_length")
         if len(self.indices) < len(pairs):
             left_out = len(pairs) - len(self.indices)
-            logger.info(
-                "%d of %d training pairs are longer than %d tokens and left out.", left_out, len(pairs), max_length
+            logger.warning(
+                "%d of %d training pairs are longer than data.max_length, %d tokens, and left out.",
+                *(left_out, len(pairs), max_length),
             )
         self.rows = [(sources[i], targets[i]) for i in self.indices]
         self.lengths = np.array([[len(s), len(t)] for s, t in self.rows])

@@ -101,7 +101,12 @@ def marian(name: str, tokenizer: Any, model_args: Mapping[str, Any]) -> Any:
     for key in settings:
         if key not in known:
             raise InputError(f"model_args: {key}", "arguments of MarianConfig", nearest(key, list(known)))
-    model: Any = MarianMTModel(MarianConfig(**settings))
+    try:
+        model: Any = MarianMTModel(MarianConfig(**settings))
+    except Exception as error:  # transformers has several kinds for a shape that cannot be
+        raise InputError(
+            f"model_args of {name!r}: {' '.join(str(error).split())}", "a shape that MarianConfig takes"
+        ) from error
     scale = settings["d_model"] if "d_model" in settings else known["d_model"]
     with torch.no_grad():  # fairseq's initialisation: its logits start near unit size, Marian's own near zero
         embedding = model.get_input_embeddings().weight
@@ -262,8 +267,10 @@ def _config(name: str, own_args: Mapping[str, Any]) -> Any:
 
 
 def _unreadable(name: str, error: Exception) -> InputError:
+    if name in SHAPES:
+        return InputError(f"{name!r} is a shape without weights", "a finished model: its folder, or a Hub id")
     return InputError(
         f"model {name!r} cannot be read ({first_line(error)})",
-        f"{', '.join(SHAPES)}, a local folder, or a Hub id of an encoder-decoder",
+        f"a local folder, a Hub id of an encoder-decoder, or (to be trained) {', '.join(SHAPES)}",
         nearest(name, list(SHAPES)),
     )

@@ -15,7 +15,17 @@ from hf_lskd.errors import InputError
 
 METRICS = (
     *("top1", "top5", "ece", "nll", "train_top1", "best_top1", "best_epoch", "agreement"),
-    *("bleu", "chrf", "bleu_tok_lc", "length_ratio", "repetition_rate", "token_accuracy", "train_nll", "best_nll"),
+    *(
+        "bleu",
+        "chrf",
+        "bleu_tok_lc",
+        "length_ratio",
+        "repetition_rate",
+        "cut_rate",
+        "token_accuracy",
+        "train_nll",
+        "best_nll",
+    ),
     *("tightness", "separation", "target_gradient", "target_entropy", "kd_loss_scale_value"),
 )
 

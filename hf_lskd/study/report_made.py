@@ -73,7 +73,9 @@ def settings(folder: StudyFolder) -> Table:
     for student in recipe.get("students") or []:
         rows.append([f"student “{student.get('name', '')}”", _pairs_of(student)])
     rows += [
-        [name, _pairs_of(recipe.get(name))] for name in ("grid", "eta", "projection", "switches") if recipe.get(name)
+        [name, _pairs_of(recipe.get(name))]
+        for name in ("grid", "eta", "projection", "decoding", "switches")
+        if recipe.get(name)
     ]
     return Table("Settings (resolved recipe)", ["", ""], rows, labels=2, prose=True)
 

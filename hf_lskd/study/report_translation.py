@@ -22,6 +22,7 @@ COLUMNS = (  # metric, heading, digits
     ("nll", "NLL, nats", 2),
     ("length_ratio", "length ratio", 2),
     ("repetition_rate", "repeated 4-grams, %", 1),
+    ("cut_rate", "cut, %", 1),
 )
 SIGNATURES = (("BLEU", "bleu"), ("chrF", "chrf"), ("BLEU, tokenised and lower-cased", "bleu_tok_lc"))
 
@@ -48,9 +49,9 @@ class Reading:
 
 def section(scores: Scores) -> Mapping[str, Any] | None:
     """What the template prints on translation; None for a study of something else."""
-    if scores.metric != "bleu":
-        return None
     facts = scores.folder.translation
+    if scores.metric != "bleu" or not facts:
+        return None
     return {
         "how": _how(facts),
         "scores": score_table(scores),
@@ -64,7 +65,7 @@ def section(scores: Scores) -> Mapping[str, Any] | None:
 
 def _how(facts: Mapping[str, Any]) -> str:
     parts = [f"{facts['pairs']} held-out pairs"] if "pairs" in facts else []
-    parts += [f"{facts['split']} split"] if "split" in facts else []
+    parts += [f"{facts['split']} split (so is what tables call validation)"] if "split" in facts else []
     parts += (
         [f"{facts['source_lang']} → {facts['target_lang']}"] if {"source_lang", "target_lang"} <= set(facts) else []
     )
@@ -89,7 +90,8 @@ def score_table(scores: Scores) -> Table:
     note = (
         "Copy of the source: what a system scores that gives back its input; a model below it is of no "
         "use. Length ratio: length of the translations over that of the references (1 is right). Repeated 4-grams: share that "
-        "occurred before in the same translation; a model that goes round in circles has many. NLL: of the reference’s tokens."
+        "occurred before in the same translation; a model that goes round in circles has many. "
+        "Cut: stopped at the largest length, before an end. NLL: of the reference’s tokens."
     )
     return Table("Scores of the translations", ["cell", "α", "T", *(c[1] for c in COLUMNS)], rows, labels=3, note=note)
 

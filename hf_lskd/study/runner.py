@@ -163,11 +163,11 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_given_teachers(folder: Path, bench: Bench) -> None:
-    """Check the finished teachers that the recipe brings, as far as the study has not taken them yet."""
+def check_given_teachers(folder: Path | None, bench: Bench) -> None:
+    """Check the finished teachers that the recipe brings, as far as the study in `folder` has not taken them yet."""
     for label_smoothing, given in (bench.recipe.teacher.path or {}).items():
         teachers = [Cell("teacher", label_smoothing, seed) for seed in bench.recipe.grid.seed]
-        if any(finished(folder / CELLS / teacher.name) is None for teacher in teachers):
+        if folder is None or any(finished(folder / CELLS / teacher.name) is None for teacher in teachers):
             check_given_teacher(bench, label_smoothing, given)
 
 

@@ -29,7 +29,8 @@ def print_summary(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
 def accuracy_table(records: Sequence[Mapping[str, Any]]) -> str:
     """A line per kind of student and teacher's α: the teacher's score, then the students' by T. BLEU where there is BLEU."""
     done = [record for record in records if record["status"] == "complete"]
-    metric, heading = ("bleu", "BLEU") if any("bleu" in r["metrics"] for r in done) else ("top1", "top-1 %")
+    translated = any(record.get("recipe", {}).get("task") == "translation" for record in records)
+    metric, heading = ("bleu", "BLEU") if translated else ("top1", "top-1 %")
     temperatures = sorted({record["temperature"] for record in done if record["role"] == "student"})
     teachers: dict[float, list[float]] = defaultdict(list)
     rows: dict[tuple, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -43,6 +44,8 @@ def accuracy_table(records: Sequence[Mapping[str, Any]]) -> str:
         column = dict(zip(CURVE, key))
         lines.append([label(column), f"{column['label_smoothing']:g}", mean(teachers[column["label_smoothing"]]),
                       *(mean(by_temperature[t]) for t in temperatures)])  # fmt: skip
+    copied = next((c["bleu"] for r in done if (c := (r.get("translation") or {}).get("copy"))), None)
+    lines += [] if copied is None else [["copy of the source", "", f"{copied:.1f}", *("" for _ in temperatures)]]
     return aligned(lines)
 
 

@@ -35,7 +35,7 @@ RESULT_FIELDS = (
     "name", "role", "student", "label_smoothing", "temperature", "kd_weight", "kd_loss_scale", "kd_loss_scale_value",
     "scale_student", "student_label_smoothing", "kd_top_k", "seed", "status",
     "top1", "top5", "ece", "nll", "train_top1", "best_top1", "best_epoch", "agreement",
-    "bleu", "chrf", "bleu_tok_lc", "length_ratio", "repetition_rate", "token_accuracy", "train_nll", "best_nll",
+    "bleu", "chrf", "bleu_tok_lc", "length_ratio", "repetition_rate", "cut_rate", "token_accuracy", "train_nll", "best_nll",
     "target_gradient", "target_entropy", "tightness", "separation",
 )  # fmt: skip
 ETA_FIELDS = (

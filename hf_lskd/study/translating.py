@@ -20,6 +20,9 @@ def translate_file(args: Any) -> int:
     import torch
 
     check_suffix(args.output)
+    if args.output.is_dir() or args.output.resolve() == args.input.resolve():
+        what = "is a folder" if args.output.is_dir() else "is the input, which would be lost"
+        raise InputError(f"--output {args.output} {what}", "another file")
     folder, decoding = model_of(args)
     sources = read_sources(args.input)
     model = load_trained_seq2seq(folder)

@@ -24,7 +24,7 @@ from hf_lskd.data.tokenizer import load_tokenizer, set_languages, train_bpe
 from hf_lskd.data.translation import TranslationDataset
 from hf_lskd.errors import InputError
 from hf_lskd.generation import translate_corpus
-from hf_lskd.metrics import score_translations
+from hf_lskd.metrics import bleu_metric, score_translations
 from hf_lskd.models.sequence import (
     begin_in_language,
     check_tokenizer,
@@ -83,6 +83,16 @@ class Translation(Task):
         self._check_batches()
 
     def _check_batches(self) -> None:
+        bleu_metric(self.source.target_lang)  # whose tokenizer may not be installed
+        longest = self.data["max_length"]
+        for student in self.recipe.students:
+            most = self.recipe.training_of(student).get("max_tokens")
+            if student.targets != "gold" and most is not None and most < longest:
+                raise InputError(
+                    f"max_tokens = {most} for student {student.name!r}, whose teacher may say {longest} tokens",
+                    "at least data.max_length",
+                    "Raise max_tokens, or lower data.max_length, which leaves longer pairs out.",
+                )
         for spec in (self.recipe.teacher, *self.recipe.students):
             most = self.recipe.training_of(spec).get("max_tokens")
             if most is not None:
@@ -98,6 +108,11 @@ class Translation(Task):
             "validation": TranslationDataset(self.source.held_out, **options),
             "curve": TranslationDataset(self.source.validation, **options),
         }
+
+    def _left_out(self) -> dict[str, int]:
+        """How many training pairs are too long to be trained on, where some are."""
+        count = len(self.source.train) - len(self.rows["train"])
+        return {f"training pairs of over {self.data['max_length']} tokens, left out": count} if count else {}
 
     # ---- What a cell is made of
 
@@ -116,6 +131,14 @@ class Translation(Task):
 
     def _fits(self, model: Any, name: str) -> None:
         rows, needed = rows_of(model), token_rows(self.tokenizer)
+        places = getattr(model.config, "max_position_embeddings", None)
+        longest = max(int(self.rows[split].lengths.max()) for split in self.rows)
+        if places is not None and longest > places:
+            raise InputError(
+                f"model {name!r} with {places} positions for pairs of {longest} tokens",
+                "a model with as many positions",
+                "Lower data.max_length, or raise max_position_embeddings.",
+            )
         if rows is not None and rows < needed:
             raise InputError(
                 f"model {name!r} of {rows} token rows for a tokenizer of {needed}",
@@ -255,7 +278,10 @@ class Translation(Task):
         score, copy = score_of(texts, pairs.targets), score_of(pairs.sources, pairs.targets)
         names = ("bleu", "chrf", "bleu_tok_lc", "length_ratio", "repetition_rate")
         return {
-            "metrics": {name: getattr(score, name) for name in names},
+            "metrics": {
+                **{name: getattr(score, name) for name in names},
+                "cut_rate": 100 * sum(one.cut for one in made) / len(made),
+            },
             "translation": {
                 **{f"{name}_signature": getattr(score, f"{name}_signature") for name in names[:3]},
                 "beams": self.decoding.beams,
@@ -264,7 +290,7 @@ class Translation(Task):
                 "pairs": len(pairs),
                 "source_lang": self.source.source_lang,
                 "target_lang": language,
-                "data": dict(self.source.facts),
+                "data": {**self.source.facts, **self._left_out()},
             },
         }
 
