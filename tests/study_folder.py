@@ -45,7 +45,17 @@ RESULTS = [
         "train_top1",
     ),
     *("best_top1", "best_epoch", "agreement"),
-    *("bleu", "chrf", "bleu_tok_lc", "length_ratio", "repetition_rate", "cut_rate", "token_accuracy", "train_nll", "best_nll"),
+    *(
+        "bleu",
+        "chrf",
+        "bleu_tok_lc",
+        "length_ratio",
+        "repetition_rate",
+        "cut_rate",
+        "token_accuracy",
+        "train_nll",
+        "best_nll",
+    ),
     *("target_gradient", "target_entropy", "tightness", "separation"),
 ]
 ETA = [
