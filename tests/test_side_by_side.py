@@ -59,10 +59,12 @@ def test_two_rows_at_once_give_the_study_of_one_after_another(recipe: Recipe, tm
 
 
 def test_a_row_whose_process_dies_costs_the_others_nothing_and_is_made_up_for(recipe: Recipe, tmp_path: Path) -> None:
+    def smoothed() -> list[int]:
+        return [pid for pid in rows_at_work(tmp_path) if b'"label_smoothing": 0.1' in words_of(pid)]
+
     def kill_one() -> None:
-        until(lambda: rows_at_work(tmp_path))
-        victim = next(pid for pid in rows_at_work(tmp_path) if b'"label_smoothing": 0.1' in words_of(pid))
-        os.kill(victim, signal.SIGKILL)
+        until(smoothed)
+        os.kill(smoothed()[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
@@ -74,7 +76,10 @@ def test_a_row_whose_process_dies_costs_the_others_nothing_and_is_made_up_for(re
 
 
 def words_of(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
 
 
 def test_rows_end_with_the_study_that_began_them(recipe: Recipe, tmp_path: Path) -> None:
