@@ -3,6 +3,7 @@
 import copy
 import os
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -18,7 +19,7 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 SIZED = 4096  # pictures a split whose size goes into the fingerprint
 
 
-class StoredImages:
+class StoredImages(ABC):
     """One split on disk: names [N] (bytes, such as b"n01440764/n01440764_10026.JPEG"), labels int64 [N].
 
     Names and places are arrays, not lists of objects, so that worker processes share one copy of them. `draft` lets the
@@ -45,17 +46,17 @@ class StoredImages:
             setattr(chosen, key, getattr(self, key)[indices])
         return chosen
 
+    @abstractmethod
     def where(self, index: int) -> str:
         """The picture as a message names it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def size(self, index: int) -> int:
         """Bytes of the encoded picture."""
-        raise NotImplementedError
 
+    @abstractmethod
     def content(self, index: int) -> bytes:
         """The encoded picture."""
-        raise NotImplementedError
 
 
 class FolderImages(StoredImages):
