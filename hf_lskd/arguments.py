@@ -51,6 +51,10 @@ class DistillationFields:
         default=None,
         metadata={"help": "Decay of an exponential moving average of the student, which is evaluated and saved."},
     )
+    save_minutes: float | None = field(
+        default=None,
+        metadata={"help": "Write a checkpoint every so many minutes of the first process's clock; none: do not."},
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]  # of the stock class that follows
@@ -90,7 +94,9 @@ def check_distillation(args: TrainingArguments) -> None:
     losses.check_top_k(getattr(args, "kd_top_k", None))
     losses.check_loss_scale(getattr(args, "kd_loss_scale", 1.0))
     dtype, decay = getattr(args, "teacher_dtype", None), getattr(args, "model_ema", None)
-    most = getattr(args, "max_tokens", None)
+    most, minutes = getattr(args, "max_tokens", None), getattr(args, "save_minutes", None)
+    if minutes is not None and minutes <= 0:
+        raise InputError(f"save_minutes = {minutes}", "a number of minutes above 0, or none", "10 is usual.")
     if most is not None and most < 1:
         raise InputError(f"max_tokens = {most}", "a whole number from 1, or none", "The paper uses 4096.")
     check_schedule(args)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_lskd.errors import InputError, nearest
+from hf_lskd.study.launch_options import add_launch_options, run_launched
 
 EXAMPLES = """examples:
   hf-lskd study recipes/quickstart/digits.yaml                 two teachers, eight students, one report
@@ -184,9 +185,7 @@ def add_study(sub: argparse.ArgumentParser) -> None:
         metavar="N",
         help="teachers, each with its students, at once (default: one a core; with a GPU 1)",
     )
-    sub.add_argument(
-        "--launcher", choices=("inline",), default="inline", help="how cells are started: one after another here"
-    )
+    add_launch_options(sub)
 
 
 # ---- Handlers
@@ -262,11 +261,12 @@ def run_study(args: Any) -> int:
             print(cell.role, exact(cell.label_smoothing), temperature, cell.seed, command, sep="\t")
         return 0
     from hf_lskd.study.quiet import quiet_libraries
-    from hf_lskd.study.runner import run_study as run
     from hf_lskd.study.summary import print_summary
 
     quiet_libraries()
-    records = run(recipe, folder, jobs=args.jobs)
+    records = run_launched(recipe, folder, args)
+    if records is None:  # jobs are to make them
+        return 0
     print_summary(folder, records)
     return exit_code(records)
 

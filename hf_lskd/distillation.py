@@ -12,6 +12,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_lskd import losses, models, schedule
 from hf_lskd.arguments import check_distillation
+from hf_lskd.clock import SaveByClock
 from hf_lskd.ema import EmaCallback
 from hf_lskd.errors import InputError
 from hf_lskd.models.checkpoint import load_renamed
@@ -89,6 +90,8 @@ class DistillationMixin(Stock):
         self._ema = EmaCallback(self) if getattr(self.args, "model_ema", None) is not None else None
         if self._ema is not None:
             self.add_callback(self._ema)
+        if (minutes := getattr(self.args, "save_minutes", None)) is not None:
+            self.add_callback(SaveByClock(minutes))
         self.model = self.model_wrapped = self._placed(self.model)
         if not self.label_names:  # a model whose forward takes no labels: the stock trainer would drop them
             self.label_names = ["labels"]
@@ -402,6 +405,10 @@ class DistillationMixin(Stock):
         super().save_model(output_dir, _internal_call)
         if self._ema is not None and _internal_call and output_dir is not None:
             self._ema.save(output_dir)  # before trainer_state.json, which marks a checkpoint as complete
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # each process writes one; trainer_state.json, which comes next, says they are all there
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self._load_renamed(resume_from_checkpoint, model):

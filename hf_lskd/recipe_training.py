@@ -103,6 +103,7 @@ RANGES: dict[str, Kind] = {
     "dataloader_num_workers": integer(0),
     "max_steps": integer(-1),
     "save_total_limit": optional(integer(1)),
+    "save_minutes": optional(number(above=0)),
     **dict.fromkeys(
         ("learning_rate", "num_train_epochs", "logging_steps", "save_steps", "adam_epsilon"), number(above=0)
     ),

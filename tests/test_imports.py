@@ -45,6 +45,7 @@ LAYOUT = [
     {"errors"},
 ]
 FAMILIES = {"translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",
+            "clock": "trainer",
             "ema": "trainer", "schedule": "trainer", "penultimate": "trainer", "stock": "trainer", "teacher_accuracy": "trainer",
             "recipe_changes": "recipe", "recipe_data": "recipe", "recipe_fields": "recipe", "recipe_schema": "recipe",
             "recipe_training": "recipe", "recipe_yaml": "recipe"}  # fmt: skip

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,11 @@ class Bench:
     task: Task
     sets: Mapping[int, SimilarSets] | None = None
     on_step: Callable[[float], None] | None = None  # told the share of the cell's steps that is done
+    processes: int = field(default_factory=lambda: world_size())  # that make a cell together
+    make: Callable[..., dict[str, Any]] | None = (
+        None  # makes a cell elsewhere, called as `cell.run_cell`; None: in this process
+    )
+    say: Callable[[str], None] | None = None  # told what a cell's step is made of, before the first one
 
 
 def open_bench(recipe: Recipe, cache_dir: Path | None = None) -> Bench:
@@ -68,15 +73,16 @@ def cell_signature(bench: Bench, cell: Cell, teacher: str | None = None) -> str:
     """
     recipe = bench.recipe.to_dict()
     spec = bench.task.spec(cell)
+    training = bench.recipe.training_of(spec)
     parts: dict[str, Any] = {
         "task": recipe["task"],
         "data": recipe["data"],
         "fingerprint": bench.task.fingerprint,
-        "training": bench.recipe.training_of(spec),
+        "training": {key: value for key, value in training.items() if key != "save_minutes"},
         "model": model_identity(spec),
         "switches": recipe["switches"],
         "cell": cell.to_dict(),
-        "processes": world_size(),  # they multiply the batch
+        "processes": bench.processes,  # they multiply the batch
     }
     if recipe.get("decoding") is not None:
         parts["decoding"] = recipe["decoding"]

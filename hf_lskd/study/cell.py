@@ -33,6 +33,7 @@ from hf_lskd.record import (
     versions,
     write_json,
 )
+from hf_lskd.study.batch import check_batch
 from hf_lskd.study.bench import Bench, cell_signature, process_state, world_size
 from hf_lskd.study.sharing import take_teacher
 from hf_lskd.study.targets import loss_scale, targets_of, write_targets
@@ -108,6 +109,9 @@ def trained(bench: Bench, cell: Cell, work: Path, teacher: Path | None, factor: 
             loss_scale=factor,
             callbacks=[] if bench.on_step is None else [StepCallback(bench.on_step)],
         )
+        said = check_batch(trainer.args, bench.processes)
+        if bench.say is not None:
+            bench.say(said)
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(work))
         refuse_diverged(trainer.model)
     if trainer.accelerator.is_main_process:

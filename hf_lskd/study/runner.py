@@ -36,19 +36,24 @@ FREE = ("name", "grid", "eta", "projection", "changes")  # what never makes anot
 
 
 def run_study(
-    recipe: Recipe, folder: Path, *, cache_dir: Path | None = None, jobs: int | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    cache_dir: Path | None = None,
+    jobs: int | None = None,
+    launch: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Run every missing cell of the grid into `folder`, then write its tables and report. Returns the records of the grid.
 
     `jobs` rows (a teacher and its students) run at once, see `side_by_side.jobs_of`. A cell that fails is recorded with its
     error and the others go on. Raises InputError, before anything is changed, for bad input (see `open_bench`) and when
-    `folder` holds another study or something else.
+    `folder` holds another study or something else. `launch` says how cells are started elsewhere (fields of `Bench`).
     """
     from hf_lskd.study.report import write_report
 
     check_processes(recipe)
     jobs = jobs_of(recipe, jobs)
-    bench = open_bench(recipe, cache_dir)
+    bench = replace(open_bench(recipe, cache_dir), **(launch or {}))
     refuse_foreign(folder, bench)
     check_given_teachers(folder, bench)
     with alone_in(folder):
@@ -113,7 +118,9 @@ def run_column(bench: Bench, column: Column, folder: Path, records: dict[Cell, d
         progress.start(cell.name)
         try:
             told = replace(bench, on_step=partial(progress.step, cell.name))
-            records[cell] = run_cell(told, cell, folder / cell.name, folder / teacher["name"] if teacher else None)
+            records[cell] = (bench.make or run_cell)(
+                told, cell, folder / cell.name, folder / teacher["name"] if teacher else None
+            )
         except Exception as error:  # a cell's own failure must not cost the others; KeyboardInterrupt passes
             records[cell] = fail_cell(bench.recipe, cell, folder / cell.name, error)
         progress.finish(cell.name, records[cell])

@@ -94,13 +94,15 @@ class Task(ABC):
 
     def cell_arguments(self, cell: Cell, folder: Path, loss_scale: float, others: Mapping[str, Any]) -> dict[str, Any]:
         """The cell's training arguments: the recipe's, the model's own, what the grid says, and `others` on top."""
+        own = self.recipe.training_of(self.spec(cell))
         return {
             "output_dir": str(folder),
             "seed": derived_seed(cell.seed, "training"),
             "data_seed": derived_seed(cell.seed, "data"),
             "model_ema": self.recipe.switches.ema,
             **QUIET,
-            **self.recipe.training_of(self.spec(cell)),
+            **({} if own.get("save_minutes") is None else {"save_total_limit": 2}),
+            **own,
             **self.grid_arguments(cell, loss_scale),
             **others,
         }

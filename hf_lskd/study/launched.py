@@ -1,0 +1,123 @@
+"""One cell of the study in a folder, by its name: what a launcher starts, on one process or on several together.
+
+python -m hf_lskd.study.launched FOLDER CELL [--processes N]
+"""
+
+import argparse
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hf_lskd.errors import InputError, nearest
+from hf_lskd.recipe import Recipe
+from hf_lskd.record import CELLS, Cell
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Make the cell. Returns 0 when it is finished, 2 for bad input and 1 for anything else, which its record then tells."""
+    from hf_lskd.study.side_by_side import end_with_parent
+
+    args = parser().parse_args(words)
+    if args.end_with_parent:
+        end_with_parent()
+    from hf_lskd.study.quiet import quiet_libraries
+    from hf_lskd.study.runner import study_recipe
+
+    quiet_libraries()
+    recipe = study_recipe(args.folder)
+    cell = cell_named(recipe, args.cell)
+    say(f"==== {cell.name}: {time.strftime('%Y-%m-%d %H:%M:%S')} on {platform.node()}, {origin()}")
+    code = attempt(recipe, cell, args.folder, args.processes)
+    say(f"==== {cell.name}: ended with status {code}")
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="python -m hf_lskd.study.launched", description=(__doc__ or "").splitlines()[0]
+    )
+    found.add_argument("folder", type=Path, help="the study's folder")
+    found.add_argument("cell", help="the cell's name")
+    found.add_argument(
+        "--processes", type=int, metavar="N", help="how many processes have to be at work, else it is an error"
+    )
+    found.add_argument("--end-with-parent", action="store_true", help="end when the standard input does")
+    return found
+
+
+def is_first() -> bool:
+    """Whether this is the process that speaks and writes, by what its launcher told it: the others may know nothing of it."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(what: str) -> None:
+    if is_first():
+        print(what, flush=True)
+
+
+def origin() -> str:
+    """Which job, or else which process, this is."""
+    job, again = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    return f"process {os.getpid()}" if job is None else f"job {job}, requeued {again} times"
+
+
+def cell_named(recipe: Recipe, name: str) -> Cell:
+    """The cell of the recipe's grid that has this name. Raises InputError when there is none."""
+    from hf_lskd.study.grid import cells
+
+    found = {cell.name: cell for cell in cells(recipe)}
+    if name not in found:
+        raise InputError(f"cell {name}", f"one of the study's {len(found)} cells", nearest(name, list(found)))
+    return found[name]
+
+
+def attempt(recipe: Recipe, cell: Cell, folder: Path, processes: int | None) -> int:
+    """Make the cell, and leave the record of its failure when it fails. Returns the exit status."""
+    from hf_lskd.study.cell import fail_cell
+
+    try:
+        make(recipe, cell, folder, processes)
+    except Exception as error:
+        traceback.print_exc()
+        if is_first():
+            fail_cell(recipe, cell, folder / CELLS / cell.name, error)
+        return 2 if isinstance(error, InputError) else 1
+    return 0
+
+
+def make(recipe: Recipe, cell: Cell, folder: Path, processes: int | None) -> dict[str, Any]:
+    """The record of the cell, made now unless it is finished. Raises InputError without its teacher, or on other processes."""
+    from hf_lskd.study.bench import check_processes, open_bench
+    from hf_lskd.study.cell import run_cell
+    from hf_lskd.study.runner import finished
+
+    check_processes(recipe, processes)
+    place = folder / CELLS / cell.name
+    if (record := finished(place)) is not None:
+        say(f"{cell.name} is finished already")
+        return record
+    teacher = None if cell.role == "teacher" else folder / CELLS / cell.teacher.name
+    if teacher is not None and finished(teacher) is None:
+        raise InputError(f"a student without its teacher {cell.teacher.name}", "a finished one in the study's folder")
+    bench = replace(open_bench(recipe), say=partial(tell, cell.name))
+    return run_cell(bench, cell, place, teacher)
+
+
+def tell(name: str, what: str) -> None:
+    say(f"{name}: {what}")
+
+
+if __name__ == "__main__":
+    try:
+        status = main()
+    except InputError as error:
+        print(f"hf-lskd: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
