@@ -205,7 +205,7 @@ def run_validate(args: Any) -> int:
                 recipe = load_recipe(path, alternative, args.set)
                 if args.data:
                     from hf_lskd.study.bench import open_bench
-                    from hf_lskd.study.runner import check_given_teachers
+                    from hf_lskd.study.ownership import check_given_teachers
 
                     check_given_teachers(None, open_bench(recipe))
                 which = f" ({alternative})" if alternative else ""

@@ -34,6 +34,7 @@ from hf_lskd.record import (
     write_json,
 )
 from hf_lskd.study.bench import Bench, cell_signature, process_state, world_size
+from hf_lskd.study.claims import not_writable
 from hf_lskd.study.sharing import take_teacher
 from hf_lskd.study.targets import loss_scale, targets_of, write_targets
 from hf_lskd.tasks.task import SPLITS, Task
@@ -173,7 +174,8 @@ def claim_unfinished(work: Path, sign: str) -> None:
         if work.is_dir() and read_mark(work) != sign:
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
-        (work / MARK).write_text(sign)
+        if read_mark(work) != sign:
+            (work / MARK).write_text(sign)
     except OSError as error:
         raise not_writable(work.parent, error) from error
 
@@ -187,12 +189,10 @@ def read_mark(work: Path) -> str | None:
     return (work / MARK).read_text() if (work / MARK).is_file() else None
 
 
-def not_writable(folder: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{folder} cannot be written ({error.strerror})",
-        "a folder that this user may write to",
-        "Choose another --output-dir.",
-    )
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The record of a complete cell; None of one that failed or is not there."""
+    record = read_record(folder)
+    return record if record is not None and record["status"] == "complete" else None
 
 
 def last_whole_checkpoint(work: Path) -> str | None:
