@@ -261,13 +261,15 @@ def run_study(args: Any) -> int:
             command = command_of(cell, recipe, args, folder)
             print(cell.role, exact(cell.label_smoothing), temperature, cell.seed, command, sep="\t")
         return 0
+    from hf_lskd.study.claims import is_first
     from hf_lskd.study.quiet import quiet_libraries
     from hf_lskd.study.runner import run_study as run
     from hf_lskd.study.summary import print_summary
 
     quiet_libraries()
     records = run(recipe, folder, jobs=args.jobs)
-    print_summary(folder, records)
+    if is_first(recipe):
+        print_summary(folder, records)
     return exit_code(records)
 
 

@@ -124,8 +124,7 @@ def claim_together(recipe: Recipe, folder: Path) -> Iterator[bool]:
     first = is_first(recipe)
     with claim(folder) if first else contextlib.nullcontext(False) as mine:
         yield agreed(recipe, lambda: mine)
-        if world_size() > 1:
-            process_state(recipe).wait_for_everyone()
+        wait_for_all(recipe)
 
 
 def agreed(recipe: Recipe, answer: Callable[[], Any]) -> Any:
@@ -137,6 +136,11 @@ def agreed(recipe: Recipe, answer: Callable[[], Any]) -> Any:
     found = [answer() if is_first(recipe) else None]
     broadcast_object_list(found)
     return found[0]
+
+
+def wait_for_all(recipe: Recipe) -> None:
+    if world_size() > 1:
+        process_state(recipe).wait_for_everyone()
 
 
 def is_first(recipe: Recipe) -> bool:

@@ -15,7 +15,7 @@ from hf_lskd.record import CELLS, FILE, Cell, read_record
 from hf_lskd.study import tables
 from hf_lskd.study.bench import Bench, check_processes, open_bench
 from hf_lskd.study.cell import fail_cell, finished, run_cell
-from hf_lskd.study.claims import agreed, alone, claim, claim_together, is_first, sweep
+from hf_lskd.study.claims import agreed, alone, claim, claim_together, is_first, sweep, wait_for_all
 from hf_lskd.study.classes import sets_of_study
 from hf_lskd.study.grid import Column, cells, columns, row_of, teachers
 from hf_lskd.study.ownership import check_given_teachers, refuse_foreign, study_recipe, working_in
@@ -51,6 +51,7 @@ def run_study(
             sweep(folder / CELLS)
             tables.write_all(folder, recipe, bench.task, records, bench.sets)
             write_report(folder)
+    wait_for_all(recipe)
     return records
 
 
