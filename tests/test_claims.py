@@ -130,18 +130,24 @@ def test_a_claim_is_one_processs_until_it_ends_and_leaves_nothing(tmp_path: Path
     assert list(cell.parent.iterdir()) == []
 
 
-def test_a_lock_file_that_its_owner_removed_is_not_taken_for_a_lock(tmp_path: Path) -> None:
-    """A waits with the file open, B removes it and lets go, C makes a new one: A must not believe to have C's."""
-    path = tmp_path / "lock"
-    old = claims.open_lock(path)
-    path.unlink()
-    assert claims.lock(old, wait=False)
-    assert not claims.still_there(old, path)
-    new = claims.locked(path)
-    assert new is not None
-    assert claims.still_there(new, path)
-    old.close()
-    new.close()
+def test_a_lock_file_that_its_owner_removed_is_not_taken_for_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A has the file open, B removes it and lets go, A locks it, C makes a new one: A must not believe to have C's."""
+    path, opened, really_open = tmp_path / "lock", [], claims.open_lock
+
+    def open_and_lose_the_first(path: Path) -> Any:
+        opened.append(really_open(path))
+        if len(opened) == 1:
+            path.unlink()
+        return opened[-1]
+
+    monkeypatch.setattr(claims, "open_lock", open_and_lose_the_first)
+    file = claims.locked(path)
+    assert file is not None
+    assert path.exists()
+    assert len(opened) == 2
+    file.close()
 
 
 def test_one_cell_alone_is_refused_while_another_process_makes_it(
