@@ -154,7 +154,7 @@ MUTANTS = [
            "            teacher_logits = ((1 - a) * p + a / p.shape[-1]).log()",
            "test_trap_31_a_translators"),
     Mutant("claims", "who finds a cell taken makes it too", "study/claims.py",
-           "    except (BlockingIOError, PermissionError):\n        return False", "    except (BlockingIOError, PermissionError):\n        pass",
+           "(BlockingIOError, PermissionError):\n        return False", "(BlockingIOError, PermissionError):\n        pass",
            "three_processes_started"),
     Mutant("claims", "a removed lock file counts as a lock", "study/claims.py",
            "        if still_there(file, path):\n            return file", "        return file",
