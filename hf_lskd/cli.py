@@ -204,7 +204,7 @@ def run_validate(args: Any) -> int:
                 recipe = load_recipe(path, alternative, args.set)
                 if args.data:
                     from hf_lskd.study.bench import open_bench
-                    from hf_lskd.study.runner import check_given_teachers
+                    from hf_lskd.study.ownership import check_given_teachers
 
                     check_given_teachers(None, open_bench(recipe))
                 which = f" ({alternative})" if alternative else ""
@@ -260,6 +260,7 @@ def run_study(args: Any) -> int:
             command = command_of(cell, recipe, args, folder)
             print(cell.role, exact(cell.label_smoothing), temperature, cell.seed, command, sep="\t")
         return 0
+    from hf_lskd.study.claims import is_first
     from hf_lskd.study.quiet import quiet_libraries
     from hf_lskd.study.summary import print_summary
 
@@ -267,7 +268,8 @@ def run_study(args: Any) -> int:
     records = run_launched(recipe, folder, args)
     if records is None:  # jobs are to make them
         return 0
-    print_summary(folder, records)
+    if is_first(recipe):
+        print_summary(folder, records)
     return exit_code(records)
 
 

@@ -99,10 +99,10 @@ def model_folder(path: Path) -> Path:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record in a cell's folder, or None when there is none. Raises InputError when it is not one of ours."""
     path = folder / FILE
-    if not path.is_file():
-        return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except ValueError as error:
         raise InputError(
             f"{path} is no JSON ({error})", "a record written by hf-lskd", "Delete the folder to run the cell again."
@@ -116,7 +116,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` so that a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     temporary.write_text(
         json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True, allow_nan=True) + "\n", encoding="utf-8"
     )

@@ -153,6 +153,16 @@ MUTANTS = [
            "            p, a = teacher_logits.softmax(-1), args.label_smoothing_factor\n"
            "            teacher_logits = ((1 - a) * p + a / p.shape[-1]).log()",
            "test_trap_31_a_translators"),
+    Mutant("claims", "who finds a cell taken makes it too", "study/claims.py",
+           "(BlockingIOError, PermissionError):\n        return False", "(BlockingIOError, PermissionError):\n        pass",
+           "three_processes_started"),
+    Mutant("claims", "a removed lock file counts as a lock", "study/claims.py",
+           "        if still_there(file, path):\n            return file", "        return file",
+           "a_lock_file_that_its_owner"),
+    Mutant("claims", "nobody waits for what others make", "study/runner.py", "while len(records) < len(planned):",
+           "for _ in range(1):", "three_processes_started"),
+    Mutant("claims", "what another process saw fail is tried again", "study/runner.py",
+           "stamp is not None and stamp != earlier", "False", "tried_by_one_process_only"),
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What accelerate starts from our configurations, that a run on other processes than were meant stops before it begins, and
 studies whose cells are process groups."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -38,13 +39,13 @@ def test_a_configuration_loads_and_means_what_its_name_says(path: Path, capsys: 
     assert capsys.readouterr().out == f"{path}: accelerate, {processes} processes on {machines} machines\n"
 
 
-def launched(tmp_path: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
+def launched(tmp_path: Path, *words: str, command: str = "train", **environment: str) -> subprocess.CompletedProcess:
     page = dump(values(write_images(tmp_path / "images")), tmp_path / "recipe.yaml")
     clean = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
-    command = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "recipes/accelerate/cpu_2.yaml")]
-    command += ["--main_process_port", "0", "-m", "hf_lskd.cli", "train", str(page)]
+    parts = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "recipes/accelerate/cpu_2.yaml")]
+    parts += ["--main_process_port", "0", "-m", "hf_lskd.cli", command, str(page)]
     return subprocess.run(
-        [sys.executable, *command, "--output-dir", str(tmp_path / "cell"), *words],
+        [sys.executable, *parts, "--output-dir", str(tmp_path / "cell"), *words],
         env={**clean, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **environment},
         capture_output=True, text=True, timeout=300, cwd=ROOT,
     )  # fmt: skip
@@ -70,6 +71,16 @@ def test_trap_27_one_process_where_two_were_asked_for_is_refused(tmp_path: Path,
     assert main(["train", str(page), "--output-dir", str(tmp_path / "cell"), "--processes", "2"]) == 2
     assert "1 process that knows of each other, with 1 launched and 2 asked for" in capsys.readouterr().err
     assert not (tmp_path / "cell").exists()
+
+
+@pytest.mark.slow
+def test_a_whole_study_on_processes_that_were_launched_together_writes_one_ledger(tmp_path: Path) -> None:
+    result = launched(tmp_path, command="study", ACCELERATE_USE_CPU="true")
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "cell" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["complete"] * 6
+    assert result.stdout.count("report.html") == 1
 
 
 # ---- Studies whose cells are process groups
@@ -106,7 +117,7 @@ def test_a_lost_rank_ends_its_cell_and_the_study_goes_on(tmp_path: Path, on_two:
     killer.join()
     failed = record_of(study, lost)
     assert (failed["status"], failed["exit_status"], failed["log"]) == ("failed", 1, f"logs/{lost}.log")
-    assert "rank 1 ended with -9" in failed["error"]["message"]
+    assert "rank 1 was ended by signal 9" in failed["error"]["message"]
     assert "its teacher teacher-a0-s0 failed" in record_of(study, "student-a0-T1-s0")["error"]["message"]
     for name in ("teacher-a0.1-s0", "student-a0.1-T1-s0"):
         assert (record_of(study, name)["status"], record_of(study, name)["hardware"]["world_size"]) == ("complete", 2)

@@ -8,6 +8,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from hf_lskd.record import (
 )
 from hf_lskd.study.batch import check_batch
 from hf_lskd.study.bench import Bench, cell_signature, process_state, world_size
+from hf_lskd.study.claims import agreed, not_writable
 from hf_lskd.study.sharing import take_teacher
 from hf_lskd.study.targets import loss_scale, targets_of, write_targets
 from hf_lskd.tasks.task import SPLITS, Task
@@ -112,7 +114,7 @@ def trained(bench: Bench, cell: Cell, work: Path, teacher: Path | None, factor: 
         said = check_batch(trainer.args, bench.processes)
         if bench.say is not None:
             bench.say(said)
-        trainer.train(resume_from_checkpoint=last_whole_checkpoint(work))
+        trainer.train(resume_from_checkpoint=agreed(bench.recipe, partial(last_whole_checkpoint, work)))
         refuse_diverged(trainer.model)
     if trainer.accelerator.is_main_process:
         bench.task.save(trainer.accelerator.unwrap_model(trainer.model), bench.task.spec(cell), work.parent / MODEL)
@@ -177,7 +179,8 @@ def claim_unfinished(work: Path, sign: str) -> None:
         if work.is_dir() and read_mark(work) != sign:
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
-        (work / MARK).write_text(sign)
+        if read_mark(work) != sign:
+            (work / MARK).write_text(sign)
     except OSError as error:
         raise not_writable(work.parent, error) from error
 
@@ -191,12 +194,10 @@ def read_mark(work: Path) -> str | None:
     return (work / MARK).read_text() if (work / MARK).is_file() else None
 
 
-def not_writable(folder: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{folder} cannot be written ({error.strerror})",
-        "a folder that this user may write to",
-        "Choose another --output-dir.",
-    )
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The record of a complete cell; None of one that failed or is not there."""
+    record = read_record(folder)
+    return record if record is not None and record["status"] == "complete" else None
 
 
 def last_whole_checkpoint(work: Path) -> str | None:

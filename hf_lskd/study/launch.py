@@ -86,7 +86,7 @@ def command(config: Config, folder: Path, cell: Cell) -> list[str]:
     """What is started for one cell; with several processes on a port of its own that is free now."""
     port = ["--main_process_port", "0"] if config.processes > 1 else []
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config.path), *port]
-    words = [str(folder), cell.name, "--processes", str(config.processes), "--end-with-parent"]
+    words = [str(folder), cell.name, "--processes", str(config.processes), "--claimed", "--end-with-parent"]
     return [*launch, "-m", "hf_lskd.study.launched", *words]
 
 
@@ -94,23 +94,31 @@ def make_launched(config: Config, bench: Bench, cell: Cell, place: Path, teacher
     """Make a cell by a process group of its own, and return its record: complete, or failed with the group's exit status."""
     folder = place.parent.parent.resolve()
     log = log_of(folder, cell)
-    failed = read_record(place)
-    if failed is not None and failed["status"] == "failed":  # of an earlier attempt
-        (place / FILE).unlink()
+    forget_failure(place)
     began = log.stat().st_size if log.is_file() else 0
     status = run_group(command(config, folder, cell), log)
     record = read_record(place)
-    if record is None:
-        why = GroupLostError(f"its process group ended with exit status {status}: {last_words(log, began)}")
+    if record is not None and record["status"] == "complete":
+        return record
+    lost = lost_rank(log.read_bytes()[began:].decode(errors="replace"))
+    if record is None or lost is not None:  # what a rank says of another's end comes second
+        said = "none of them said why" if record is None else record["error"]["message"]
+        why = GroupLostError(f"{lost or 'its processes ended'}; {said} ({log} has the rest)")
         record = fail_cell(bench.recipe, cell, place, why)
-    if record["status"] == "failed":
-        record = {**record, "exit_status": status, "log": str(log.relative_to(folder))}
-        write_json(place / FILE, record)
+    record = {**record, "exit_status": status, "log": str(log.relative_to(folder))}
+    write_json(place / FILE, record)
     return record
 
 
 class GroupLostError(RuntimeError):
-    """A cell's processes ended before it was finished, and none of them could say why."""
+    """A cell's processes ended before it was finished, and not by an error of their own."""
+
+
+def forget_failure(place: Path) -> None:
+    """Remove the record of an earlier attempt that failed, so that what is there afterwards is of this one."""
+    failed = read_record(place)
+    if failed is not None and failed["status"] == "failed":
+        (place / FILE).unlink()
 
 
 def log_of(folder: Path, cell: Cell) -> Path:
@@ -120,15 +128,12 @@ def log_of(folder: Path, cell: Cell) -> Path:
     return path
 
 
-def last_words(log: Path, began: int) -> str:
-    """Which rank was lost first and how, by the report that torch's launcher wrote to `log` from the byte `began` on, or else
-    the last line that looks like an error."""
-    text = log.read_bytes()[began:].decode(errors="replace")
-    report = text.partition("Root Cause")[2]
-    rank, status = re.search(r"rank\s+: (\d+)", report), re.search(r"exitcode\s+: (-?\d+)", report)
-    errors = [line.strip() for line in text.splitlines() if "Error" in line]
-    said = f"rank {rank[1]} ended with {status[1]}" if rank and status else errors[-1] if errors else "it said nothing"
-    return f"{said} ({log} has the rest)"
+def lost_rank(text: str) -> str | None:
+    """Which rank a signal ended, by the report of torch's launcher in `text`; None when each ended by itself. The launcher
+    ends the others by SIGTERM, so that one is no cause."""
+    ended = re.findall(r"rank\s+: (\d+).*?exitcode\s+: (-?\d+)", text, re.DOTALL)
+    killed = [(rank, -int(status)) for rank, status in ended if int(status) < 0 and -int(status) != signal.SIGTERM]
+    return f"rank {killed[0][0]} was ended by signal {killed[0][1]}" if killed else None
 
 
 # ---- Process groups

@@ -4,12 +4,13 @@ python -m hf_lskd.study.launched FOLDER CELL [--processes N]
 """
 
 import argparse
+import contextlib
 import os
 import platform
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 from hf_lskd.errors import InputError, nearest
 from hf_lskd.recipe import Recipe
 from hf_lskd.record import CELLS, Cell
+
+LOOK_AGAIN = 10.0  # seconds between two looks at a cell that is in other hands
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -28,13 +31,13 @@ def main(words: Sequence[str] | None = None) -> int:
     if args.end_with_parent:
         end_with_parent()
     from hf_lskd.study.quiet import quiet_libraries
-    from hf_lskd.study.runner import study_recipe
+    from hf_lskd.study.ownership import study_recipe
 
     quiet_libraries()
     recipe = study_recipe(args.folder)
     cell = cell_named(recipe, args.cell)
     say(f"==== {cell.name}: {time.strftime('%Y-%m-%d %H:%M:%S')} on {platform.node()}, {origin()}")
-    code = attempt(recipe, cell, args.folder, args.processes)
+    code = attempt(recipe, cell, args.folder, args.processes, args.claimed)
     say(f"==== {cell.name}: ended with status {code}")
     return code
 
@@ -48,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--processes", type=int, metavar="N", help="how many processes have to be at work, else it is an error"
     )
+    found.add_argument("--claimed", action="store_true", help="the process that starts this one has claimed the cell")
     found.add_argument("--end-with-parent", action="store_true", help="end when the standard input does")
     return found
 
@@ -78,36 +82,55 @@ def cell_named(recipe: Recipe, name: str) -> Cell:
     return found[name]
 
 
-def attempt(recipe: Recipe, cell: Cell, folder: Path, processes: int | None) -> int:
-    """Make the cell, and leave the record of its failure when it fails. Returns the exit status."""
-    from hf_lskd.study.cell import fail_cell
+def attempt(recipe: Recipe, cell: Cell, folder: Path, processes: int | None, claimed: bool) -> int:
+    """Make the cell, and leave the record of its failure when it fails. Returns the exit status.
 
+    A cell that another process is making is waited for: those that are to follow this one need it finished.
+    """
+    from hf_lskd.study.bench import check_processes
+    from hf_lskd.study.cell import fail_cell, finished
+    from hf_lskd.study.claims import at_work
+
+    place = folder / CELLS / cell.name
     try:
-        make(recipe, cell, folder, processes)
+        check_processes(recipe, processes)
+        with at_work(folder), contextlib.nullcontext() if claimed else claimed_in_time(recipe, place):
+            make(recipe, cell, place)
     except Exception as error:
         traceback.print_exc()
-        if is_first():
-            fail_cell(recipe, cell, folder / CELLS / cell.name, error)
+        if is_first() and finished(place) is None:
+            fail_cell(recipe, cell, place, error)
         return 2 if isinstance(error, InputError) else 1
     return 0
 
 
-def make(recipe: Recipe, cell: Cell, folder: Path, processes: int | None) -> dict[str, Any]:
-    """The record of the cell, made now unless it is finished. Raises InputError without its teacher, or on other processes."""
-    from hf_lskd.study.bench import check_processes, open_bench
-    from hf_lskd.study.cell import run_cell
-    from hf_lskd.study.runner import finished
+@contextlib.contextmanager
+def claimed_in_time(recipe: Recipe, place: Path) -> Iterator[None]:
+    """Claim a cell, together with the processes launched with this one, as soon as nobody else has it."""
+    from hf_lskd.study.claims import claim_together
 
-    check_processes(recipe, processes)
-    place = folder / CELLS / cell.name
-    if (record := finished(place)) is not None:
+    while True:
+        with claim_together(recipe, place) as mine:
+            if mine:
+                yield
+                return
+        say(f"{place.name} is in other hands")
+        time.sleep(LOOK_AGAIN)
+
+
+def make(recipe: Recipe, cell: Cell, place: Path) -> dict[str, Any]:
+    """The record of the cell, made now unless it is finished. Raises InputError without its teacher."""
+    from hf_lskd.study.bench import open_bench
+    from hf_lskd.study.cell import finished, run_cell
+    from hf_lskd.study.claims import agreed
+
+    if (record := agreed(recipe, partial(finished, place))) is not None:
         say(f"{cell.name} is finished already")
         return record
-    teacher = None if cell.role == "teacher" else folder / CELLS / cell.teacher.name
+    teacher = None if cell.role == "teacher" else place.with_name(cell.teacher.name)
     if teacher is not None and finished(teacher) is None:
         raise InputError(f"a student without its teacher {cell.teacher.name}", "a finished one in the study's folder")
-    bench = replace(open_bench(recipe), say=partial(tell, cell.name))
-    return run_cell(bench, cell, place, teacher)
+    return run_cell(replace(open_bench(recipe), say=partial(tell, cell.name)), cell, place, teacher)
 
 
 def tell(name: str, what: str) -> None:

@@ -1,38 +1,30 @@
 """Plan a study, run what is missing of it, and keep its tables: running the same command again does only what is missing."""
 
-import contextlib
 import gc
-import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hf_lskd.errors import InputError
-from hf_lskd.recipe import Recipe, recipe_from_dict
-from hf_lskd.record import CELLS, STUDY, Cell, read_record, write_json
+from hf_lskd.recipe import Recipe
+from hf_lskd.record import CELLS, FILE, Cell, read_record
 from hf_lskd.study import tables
-from hf_lskd.study.bench import Bench, cell_signature, check_given_teacher, check_processes, open_bench
-from hf_lskd.study.cell import (
-    CHECKPOINTS,
-    fail_cell,
-    last_whole_checkpoint,
-    not_writable,
-    partial_folder,
-    read_mark,
-    run_cell,
-)
+from hf_lskd.study.bench import Bench, check_processes, open_bench
+from hf_lskd.study.cell import fail_cell, finished, run_cell
+from hf_lskd.study.claims import agreed, alone, claim, claim_together, is_first, sweep, wait_for_all
 from hf_lskd.study.classes import sets_of_study
 from hf_lskd.study.grid import Column, cells, columns, row_of, teachers
+from hf_lskd.study.ownership import check_given_teachers, refuse_foreign, study_recipe, working_in
 from hf_lskd.study.progress import Progress
 from hf_lskd.study.projections import write_projections
 from hf_lskd.study.side_by_side import jobs_of, run_side_by_side
 from hf_lskd.tasks import open_task
 
-LOCK = ".lock"  # in a study's folder
-FREE = ("name", "grid", "eta", "projection", "changes")  # what never makes another study of a recipe
+LOOK_AGAIN = 0.5  # seconds between two looks at what other processes are making
 
 
 def run_study(
@@ -45,9 +37,11 @@ def run_study(
 ) -> list[dict[str, Any]]:
     """Run every missing cell of the grid into `folder`, then write its tables and report. Returns the records of the grid.
 
-    `jobs` rows (a teacher and its students) run at once, see `side_by_side.jobs_of`. A cell that fails is recorded with its
-    error and the others go on. Raises InputError, before anything is changed, for bad input (see `open_bench`) and when
-    `folder` holds another study or something else. `launch` says how cells are started elsewhere (fields of `Bench`).
+    `jobs` rows (a teacher and its students) run at once, see `side_by_side.jobs_of`. Several processes, also on several
+    machines, may be given the same recipe and folder: each makes what is free, and returns when all is made. A cell that
+    fails is recorded with its error and the others go on. Raises InputError, before anything is changed, for bad input (see
+    `open_bench`) and when `folder` holds another study or something else. `launch` says how cells
+    are started elsewhere (fields of `Bench`).
     """
     from hf_lskd.study.report import write_report
 
@@ -56,11 +50,14 @@ def run_study(
     bench = replace(open_bench(recipe, cache_dir), **(launch or {}))
     refuse_foreign(folder, bench)
     check_given_teachers(folder, bench)
-    with alone_in(folder):
-        write_json(folder / STUDY, recipe.to_dict())
+    with working_in(folder, bench):
         records = run_grid(bench, folder, cache_dir, jobs)
-        tables.write_all(folder, recipe, bench.task, records, bench.sets)
-        write_report(folder)
+    if is_first(recipe):
+        with alone(folder):
+            sweep(folder / CELLS)
+            tables.write_all(folder, recipe, bench.task, records, bench.sets)
+            write_report(folder)
+    wait_for_all(recipe)
     return records
 
 
@@ -74,9 +71,8 @@ def run_grid(bench: Bench, folder: Path, cache_dir: Path | None, jobs: int) -> l
         unfinished = [row for row in rows if row in {row_of(cell) for cell in missing}]
         ended = run_side_by_side(unfinished, folder, cache_dir, jobs, progress)
         for cell in missing:
-            if cell.name not in ended and finished(folder / CELLS / cell.name) is None:
-                why = RowDiedError("the process of its row ended before it; run the study again to go on")
-                progress.finish(cell.name, fail_cell(bench.recipe, cell, folder / CELLS / cell.name, why))
+            if cell.name not in ended:
+                give_up(bench.recipe, cell, folder / CELLS / cell.name, progress)
     return [read_record(folder / CELLS / cell.name) or {} for cell in planned]
 
 
@@ -84,145 +80,100 @@ class RowDiedError(RuntimeError):
     """A process was killed, or could not begin; its own words are on the terminal."""
 
 
+def give_up(recipe: Recipe, cell: Cell, folder: Path, progress: Any) -> None:
+    """Record that a cell was not reached because its row's process died, unless somebody else makes it."""
+    while finished(folder) is None:
+        with claim(folder) as mine:
+            if mine and finished(folder) is None:
+                why = RowDiedError("the process of its row ended before it; run the study again to go on")
+                progress.finish(cell.name, fail_cell(recipe, cell, folder, why))
+                return
+        time.sleep(LOOK_AGAIN)
+
+
 def run_cells(bench: Bench, folder: Path, rows: Sequence[Cell], progress: Any) -> list[dict[str, Any]]:
-    """Every cell of the rows of these teachers, column by column, in this process. Returns their records in the grid's order."""
+    """Every cell of the rows of these teachers, column by column, in this process. Returns their records in the grid's order.
+
+    What another process is making is left to it, and waited for at the end; a process that dies gives its cell back.
+    """
     planned = [cell for cell in cells(bench.recipe) if row_of(cell) in rows]
-    records = {cell: record for cell in planned if (record := finished(folder / cell.name)) is not None}
+    records = agreed(bench.recipe, partial(finished_of, planned, folder))
+    earlier = {cell: stamp for cell in planned if (stamp := failure(folder / cell.name)) is not None}
     gc.freeze()  # the modules of torch and transformers: collecting them again and again costs half a second a cell
     try:
-        for column in columns(bench.recipe):
-            if column.teacher in rows:
-                run_column(bench, column, folder, records, progress)
+        while len(records) < len(planned):
+            known = len(records)
+            for column in columns(bench.recipe):
+                if column.teacher in rows:
+                    run_column(bench, column, folder, records, earlier, progress)
+            if len(records) == known:  # all that is missing is in other hands
+                time.sleep(LOOK_AGAIN)
     finally:
         gc.unfreeze()
     return [records[cell] for cell in planned]
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
-    """The record of a complete cell; None of one that failed or is not there."""
-    record = read_record(folder)
-    return record if record is not None and record["status"] == "complete" else None
+def finished_of(planned: Iterable[Cell], folder: Path) -> dict[Cell, dict[str, Any]]:
+    return {cell: record for cell in planned if (record := finished(folder / cell.name)) is not None}
 
 
-def run_column(bench: Bench, column: Column, folder: Path, records: dict[Cell, dict[str, Any]], progress: Any) -> None:
-    """What is missing of a teacher and its students, one after another, noted in `records`."""
-    for cell in (column.teacher, *column.students):
-        if cell in records:  # finished, or tried by this run
-            continue
-        teacher = records[column.teacher] if cell.role == "student" else None
-        if teacher is not None and teacher["status"] == "failed":
-            why = InputError(f"its teacher {teacher['name']} failed: {teacher['error']['message']}")
-            records[cell] = fail_cell(bench.recipe, cell, folder / cell.name, why)
-            progress.finish(cell.name, records[cell])
-            continue
-        progress.start(cell.name)
-        try:
-            told = replace(bench, on_step=partial(progress.step, cell.name))
-            records[cell] = (bench.make or run_cell)(
-                told, cell, folder / cell.name, folder / teacher["name"] if teacher else None
-            )
-        except Exception as error:  # a cell's own failure must not cost the others; KeyboardInterrupt passes
-            records[cell] = fail_cell(bench.recipe, cell, folder / cell.name, error)
-        progress.finish(cell.name, records[cell])
-
-
-# ---- Whose folder it is
-
-
-def refuse_foreign(folder: Path, bench: Bench) -> None:
-    """Refuse a folder that holds another study (saying what differs) or foreign files.
-
-    A study is another one when a cell that is finished in the folder, or that has a checkpoint, would now be made
-    otherwise. A recipe that only adds to the grid, or mends what failed, goes on.
-    """
-    if (folder / STUDY).is_file():
-        refuse_other(folder, bench)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise InputError(
-            f"{folder} is not empty and holds no study",
-            "a new or empty folder, or a study's",
-            "Choose another --output-dir.",
-        )
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Make the study's folder and keep other processes out of it; the system forgets the lock when this one dies.
-
-    Raises InputError when another process is at work in it, and when it cannot be written.
-    """
+def failure(folder: Path) -> tuple[int, int] | None:
+    """Which failure a cell's folder tells of: another one of the same cell is another file. None when it does not."""
     try:
-        (folder / CELLS).mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
-    except OSError as error:
-        raise not_writable(folder, error) from error
-    with lock:
-        try:
-            import fcntl
-
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: data workers would inherit that one
-        except (BlockingIOError, PermissionError) as error:
-            raise InputError(
-                f"another process is at work in {folder}", "one process a study", "Wait for it, or stop it."
-            ) from error
-        except (ImportError, OSError):  # a system or a file system without locks
-            pass
-        yield
+        found = (folder / FILE).stat()
+    except FileNotFoundError:
+        return None
+    record = read_record(folder)
+    return None if record is None or record["status"] == "complete" else (found.st_ino, found.st_mtime_ns)
 
 
-def check_given_teachers(folder: Path | None, bench: Bench) -> None:
-    """Check the finished teachers that the recipe brings, as far as the study in `folder` has not taken them yet."""
-    for label_smoothing, given in (bench.recipe.teacher.path or {}).items():
-        teachers = [Cell("teacher", label_smoothing, seed) for seed in bench.recipe.grid.seed]
-        if folder is None or any(finished(folder / CELLS / teacher.name) is None for teacher in teachers):
-            check_given_teacher(bench, label_smoothing, given)
+def run_column(
+    bench: Bench,
+    column: Column,
+    folder: Path,
+    records: dict[Cell, dict[str, Any]],
+    earlier: Mapping[Cell, tuple[int, int]],
+    progress: Any,
+) -> None:
+    """What is missing of a teacher and its students, and nobody else is making, one after another, noted in `records`.
+
+    `earlier` are the failures that are to be tried again.
+    """
+    for cell in (column.teacher, *column.students):
+        if cell in records or (cell.role == "student" and column.teacher not in records):
+            continue  # finished, or tried by this run; or its teacher is in other hands
+        with claim_together(bench.recipe, folder / cell.name) as mine:
+            record = agreed(bench.recipe, partial(ended, folder / cell.name, earlier.get(cell)))
+            if record is not None:  # by another process
+                progress.finish(cell.name, record)
+                records[cell] = record
+            elif mine:
+                records[cell] = try_cell(bench, cell, folder, records.get(column.teacher), progress)
 
 
-def refuse_other(folder: Path, bench: Bench) -> None:
-    """Raise InputError for the first cell that was, or is being, made otherwise than `bench` would make it."""
-    for name, signature, cell in made_cells(folder / CELLS, bench.recipe):
-        if signature != cell_signature(bench, cell):
-            there = study_page(folder)
-            different = list(differences(there, bench.recipe.to_dict()))
-            what = (
-                "; ".join(different[:5])
-                or "the data or the models' weights have changed, or another version of hf-lskd made it"
-            )
-            raise InputError(
-                f"{folder} holds another study: {what} (its cell {name} would not be the same)",
-                "the same recipe (its grid, η and projection may change)",
-                "Choose another --output-dir.",
-            )
+def ended(folder: Path, earlier: tuple[int, int] | None) -> dict[str, Any] | None:
+    """The record of a cell that is complete, or that failed otherwise than `earlier`; None of any other."""
+    stamp = failure(folder)
+    return read_record(folder) if stamp is not None and stamp != earlier else finished(folder)
 
 
-def made_cells(folder: Path, recipe: Recipe) -> Iterable[tuple[str, str | None, Cell]]:
-    """Name, signature and cell of what is finished in `folder`, or half-trained with a checkpoint; not of what the recipe
-    has no student or teacher for."""
-    students = [student.name for student in recipe.students]
-    for place in sorted(folder.glob("*")) if folder.is_dir() else []:
-        record = None if place.name.startswith(".") else finished(place)
-        if record is not None:
-            cell = Cell.of(record)
-            known = cell.role == "teacher" or cell.student in students
-            if known and (recipe.teacher.path is None or cell.label_smoothing in recipe.teacher.path):
-                yield record["name"], record["signature"], cell
-    for cell in cells(recipe):
-        work = partial_folder(folder / cell.name)
-        if finished(folder / cell.name) is None and last_whole_checkpoint(work / CHECKPOINTS) is not None:
-            yield cell.name, read_mark(work), cell
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> Iterable[str]:
-    """What differs between two resolved recipes, key by key, where a difference can make another study."""
-    for key in sorted({*old, *new}):
-        if not at and key in FREE:
-            continue
-        path = f"{at}.{key}" if at else key
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from differences(a, b, path)
-        elif a != b:
-            yield f"{path} is {a!r} there and {b!r} here"
+def try_cell(
+    bench: Bench, cell: Cell, folder: Path, teacher: Mapping[str, Any] | None, progress: Any
+) -> dict[str, Any]:
+    """The record of a cell that is made now, or of its failure. `teacher` is the record of a student's teacher."""
+    if teacher is not None and teacher["status"] == "failed":
+        why = InputError(f"its teacher {teacher['name']} failed: {teacher['error']['message']}")
+        record = fail_cell(bench.recipe, cell, folder / cell.name, why)
+        progress.finish(cell.name, record)
+        return record
+    progress.start(cell.name)
+    try:
+        told = replace(bench, on_step=partial(progress.step, cell.name))
+        record = (bench.make or run_cell)(told, cell, folder / cell.name, folder / teacher["name"] if teacher else None)
+    except Exception as error:  # a cell's own failure must not cost the others; KeyboardInterrupt passes
+        record = fail_cell(bench.recipe, cell, folder / cell.name, error)
+    progress.finish(cell.name, record)
+    return record
 
 
 # ---- A study that is there
@@ -249,25 +200,3 @@ def retabulate(folder: Path, what: str, classes: Sequence[str] | None = None) ->
             "Give `groups` under `data` or `sets` under `eta` in the recipe and run the study again.",
         )
     tables.write_eta(folder, done, sets, task.class_names, recipe.eta.reference)
-
-
-def study_recipe(folder: Path) -> Recipe:
-    """The resolved recipe of the study in `folder`. Raises InputError when there is none."""
-    return recipe_from_dict(study_page(folder), str(folder / STUDY))
-
-
-def study_page(folder: Path) -> dict[str, Any]:
-    """The content of study.json."""
-    path = folder / STUDY
-    if not path.is_file():
-        raise InputError(
-            f"{folder} holds no {STUDY}", "the folder of a study", "Run `hf-lskd study RECIPE --output-dir DIR` first."
-        )
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{path} is no JSON object ({error})",
-            "the file that `hf-lskd study` wrote",
-            "Delete it and run the study again: finished cells are kept.",
-        ) from error

@@ -153,8 +153,9 @@ class Told:
 def run_row(task: Mapping[str, Any]) -> None:
     """Everything that is missing of one row of the study in a folder."""
     from hf_lskd.study.bench import open_bench
+    from hf_lskd.study.ownership import study_recipe
     from hf_lskd.study.quiet import quiet_libraries
-    from hf_lskd.study.runner import run_cells, study_recipe
+    from hf_lskd.study.runner import run_cells
 
     quiet_libraries()
     recipe = study_recipe(Path(task["folder"]))

@@ -12,9 +12,9 @@ from hf_lskd.errors import InputError, nearest
 from hf_lskd.recipe import Recipe, recipe_from_dict
 from hf_lskd.record import CELLS, FILE, MODEL, Cell, read_record
 from hf_lskd.study.bench import cell_signature, check_given_teacher, check_processes, open_bench
-from hf_lskd.study.cell import run_cell
+from hf_lskd.study.cell import finished, run_cell
+from hf_lskd.study.claims import claim_together
 from hf_lskd.study.progress import Progress
-from hf_lskd.study.runner import finished
 
 
 def train_one(recipe: Recipe, args: Any) -> dict[str, Any]:
@@ -44,7 +44,9 @@ def train_one(recipe: Recipe, args: Any) -> dict[str, Any]:
                 "Choose another --output-dir.",
             )
         return record
-    with Progress(1, sys.stderr) as progress:
+    with claim_together(recipe, folder) as mine, Progress(1, sys.stderr) as progress:
+        if not mine:
+            raise InputError(f"another process is making {folder}", "one process a cell", "Wait for it, or stop it.")
         progress.start(cell.name)
         record = run_cell(replace(bench, on_step=partial(progress.step, cell.name)), cell, folder, teacher)
         progress.finish(cell.name, record)
