@@ -111,10 +111,13 @@ def trained(bench: Bench, cell: Cell, work: Path, teacher: Path | None, factor: 
             loss_scale=factor,
             callbacks=[] if bench.on_step is None else [StepCallback(bench.on_step)],
         )
-        said = check_batch(trainer.args, bench.processes)
+        said, checkpoint = (
+            check_batch(trainer.args, bench.processes),
+            agreed(bench.recipe, partial(last_whole_checkpoint, work)),
+        )
         if bench.say is not None:
-            bench.say(said)
-        trainer.train(resume_from_checkpoint=agreed(bench.recipe, partial(last_whole_checkpoint, work)))
+            bench.say(said if checkpoint is None else f"{said}; goes on from {Path(checkpoint).name}")
+        trainer.train(resume_from_checkpoint=checkpoint)
         refuse_diverged(trainer.model)
     if trainer.accelerator.is_main_process:
         bench.task.save(trainer.accelerator.unwrap_model(trainer.model), bench.task.spec(cell), work.parent / MODEL)

@@ -30,15 +30,15 @@ def main(words: Sequence[str] | None = None) -> int:
     args = parser().parse_args(words)
     if args.end_with_parent:
         end_with_parent()
-    from hf_lskd.study.quiet import quiet_libraries
     from hf_lskd.study.ownership import study_recipe
+    from hf_lskd.study.quiet import quiet_libraries
 
     quiet_libraries()
     recipe = study_recipe(args.folder)
     cell = cell_named(recipe, args.cell)
-    say(f"==== {cell.name}: {time.strftime('%Y-%m-%d %H:%M:%S')} on {platform.node()}, {origin()}")
+    say(f"==== {now()} {cell.name}: begins on {platform.node()}, {origin()}")
     code = attempt(recipe, cell, args.folder, args.processes, args.claimed)
-    say(f"==== {cell.name}: ended with status {code}")
+    say(f"==== {now()} {cell.name}: ends with status {code}")
     return code
 
 
@@ -66,10 +66,17 @@ def say(what: str) -> None:
         print(what, flush=True)
 
 
+def now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
 def origin() -> str:
     """Which job, or else which process, this is."""
-    job, again = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
-    return f"process {os.getpid()}" if job is None else f"job {job}, requeued {again} times"
+    told = os.environ.get
+    if told("SLURM_JOB_ID") is None:
+        return f"process {os.getpid()}"
+    element = f"{told('SLURM_ARRAY_JOB_ID')}_{told('SLURM_ARRAY_TASK_ID')}"
+    return f"job {element}, node {told('SLURMD_NODENAME')}, requeued {told('SLURM_RESTART_COUNT', '0')} times"
 
 
 def cell_named(recipe: Recipe, name: str) -> Cell:
