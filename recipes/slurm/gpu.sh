@@ -12,10 +12,9 @@
 set -euo pipefail
 
 @CHOOSE_CELL@
-# HF_LSKD_STUDY, HF_LSKD_CELL and HF_LSKD_PYTHON are set now. In a container its own Python takes over, and its prefix stands
-# before the command (of several machines: after it, in the line that srun starts; see docs/launch.md):
-#   export HF_LSKD_PYTHON=python3
-#   apptainer exec --nv --bind "$HF_LSKD_STUDY" image.sif @MAKE…
+# HF_LSKD_STUDY, HF_LSKD_CELL and HF_LSKD_PYTHON are set now. For a container, HF_LSKD_PYTHON names a script of two lines,
+# `#!/bin/sh` and `exec apptainer exec --nv image.sif python3 "$@"`, which then is what each node starts:
+#   export HF_LSKD_PYTHON=/home/me/python_in_container
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 
 @MAKE_CELL@
