@@ -7,7 +7,7 @@ FAIRSEQ := .venv-fairseq
 RUN    ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-translation test test-slow test-paper check check-style mutants bench bench-images seeds clean
+.PHONY: help demo demo-translation test test-slow test-paper check check-style mutants bench bench-images seeds clean test-launch
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test-slow: $(READY) $(FAIRSEQ)/.ready ## every test, those beside fairseq's own 
 
 test-paper: $(READY) ## each recipe of the paper, two steps at full size on small data in the real format
 	$(BIN)/python -m pytest -q -n auto -m 'slow or not slow' tests/test_paper_recipes.py
+
+test-launch: $(READY) ## process groups, and a real Slurm of two nodes where it is installed (skipped, with the reason, where it is not)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'slow or not slow' tests/test_launch.py tests/test_slurm.py tests/test_clock.py
 
 check: check-style test ## what must be green before a commit: ruff, mypy, tests
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_lskd.errors import InputError, nearest
-from hf_lskd.study.launch_options import add_launch_options, run_launched
+from hf_lskd.study.launch_options import add_launch_options, launch_words, run_launched
 
 EXAMPLES = """examples:
   hf-lskd study recipes/quickstart/digits.yaml                 two teachers, eight students, one report
@@ -287,7 +287,7 @@ def command_of(cell: Any, recipe: Any, args: Any, folder: Path) -> str:
 
     from hf_lskd.record import CELLS, exact
 
-    parts = ["hf-lskd", "train", str(args.recipe), "--role", cell.role]
+    parts = [*launch_words(args), "train", str(args.recipe), "--role", cell.role]
     parts += ["--alternative", args.alternative] if args.alternative else []
     parts += [word for setting in args.set for word in ("--set", setting)]
     parts += ["--label-smoothing", exact(cell.label_smoothing), "--seed", str(cell.seed)]

@@ -163,6 +163,20 @@ MUTANTS = [
            "for _ in range(1):", "three_processes_started"),
     Mutant("claims", "what another process saw fail is tried again", "study/runner.py",
            "stamp is not None and stamp != earlier", "False", "tried_by_one_process_only"),
+    Mutant("20", "one process splits its batch over all GPUs", "study/batch.py",
+           "args.world_size != processes or share != 1", "False", "test_trap_20"),
+    Mutant("20", "cells of two processes pass for cells of one", "study/bench.py",
+           '"processes": bench.processes', '"processes": world_size()', "refuses_the_cells_of_two_processes"),
+    Mutant("27", "a configuration that starts strangers is taken", "study/launch.py",
+           'found.num_processes > 1 and (kind in ("NO", "MULTI_CPU") or found.use_cpu)', "False", "starts_strangers"),
+    Mutant("19", "a checkpoint at an epoch's last step misses its evaluation", "clock.py",
+           "if not float(state.epoch).is_integer():", "if True:", "from_any_of_them_is_the_whole_run"),
+    Mutant("19", "a checkpoint after the last step, which a resumed run goes past", "clock.py",
+           " or state.global_step >= state.max_steps", "", "from_any_of_them_is_the_whole_run"),
+    Mutant("21", "students do not wait for their teacher", "study/slurm.py",
+           "if array.after is not None:", "if False:", "students_follow_their_own_teacher"),
+    Mutant("21", "a job that is still queued is submitted again", "study/slurm.py",
+           "if jobs[-1] in now}", "if False}", "students_follow_their_own_teacher"),
 ]  # fmt: skip
 
 

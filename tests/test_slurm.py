@@ -92,6 +92,30 @@ def test_jobs_that_are_requeued_and_cancelled_end_as_the_inline_study(
     assert "submitted" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_cell_over_two_machines_is_one_process_group_on_two_nodes(
+    cluster: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    for name, value in (("SLURM_CONF", cluster), ("ACCELERATE_USE_CPU", "true"), ("GLOO_SOCKET_IFNAME", "lo")):
+        monkeypatch.setenv(name, str(value))
+    config = tmp_path / "two_machines.yaml"
+    page_of = CPU_2.with_name("two_machines.yaml").read_text().replace("num_processes: 16", "num_processes: 2")
+    config.write_text(page_of)
+    recipe, study = page(tmp_path, grid__label_smoothing=[0.0], grid__temperature=[1]), tmp_path / "jobs"
+    words = ["--launcher", "slurm", "--accelerate-config", str(config), "--wait"]
+    assert main(["study", str(recipe), "--output-dir", str(study), *words]) == 0, logs_of(study)
+    for name in NAMES[:2]:
+        assert record_of(study, name)["hardware"]["world_size"] == 2
+        assert "2 processes x 16 examples x 1 accumulated = 32 a step" in (study / "logs" / f"{name}.log").read_text()
+
+
+def logs_of(study: Path) -> str:
+    return "\n".join(log.read_text()[-2000:] for log in sorted((study / "logs").glob("*.log")))
+
+
 # ---- What is submitted, with commands that stand in for the cluster's
 
 

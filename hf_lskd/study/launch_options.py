@@ -54,6 +54,13 @@ def run_launched(recipe: Any, folder: Path, args: Any) -> Sequence[Any] | None:
     return run_study(recipe, folder, jobs=1, launch=accelerated(config))
 
 
+def launch_words(args: Any) -> list[str]:
+    """How the command line is started for one cell alone."""
+    if args.accelerate_config is None:
+        return ["hf-lskd"]
+    return ["accelerate", "launch", "--config_file", str(args.accelerate_config), "-m", "hf_lskd.cli"]
+
+
 def check_options(args: Any) -> None:
     """Raise InputError for an option that another launcher has."""
     unused = [] if args.launcher == "slurm" else [name for name in OF_SLURM if getattr(args, name) not in (None, False)]
