@@ -172,7 +172,7 @@ MUTANTS = [
     Mutant("19", "a checkpoint at an epoch's last step misses its evaluation", "clock.py",
            "if not float(state.epoch).is_integer():", "if True:", "from_any_of_them_is_the_whole_run"),
     Mutant("19", "a checkpoint after the last step, which a resumed run goes past", "clock.py",
-           " or state.global_step >= state.max_steps", "", "from_any_of_them_is_the_whole_run"),
+           " or state.global_step >= state.max_steps", "", "none_is_written_after_the_last_step"),
     Mutant("21", "students do not wait for their teacher", "study/slurm.py",
            "if array.after is not None:", "if False:", "students_follow_their_own_teacher"),
     Mutant("21", "a job that is still queued is submitted again", "study/slurm.py",
