@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hf_lskd.errors import InputError
 from hf_lskd.models.files import first_line, folder_config
+from hf_lskd.models.weights_file import read_checkpoint, weights_in
 
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 
@@ -72,24 +73,13 @@ def detail(error: Exception, most: int = 200) -> str:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The weights in a file (.safetensors, or a pickle read weights-only) or in a folder's file, under timm's own names."""
-    import timm.models
-
     file = path
     if path.is_dir():
         files = [path / name for name in TIMM_FILES if (path / name).is_file()]
         if not files:
             raise InputError(f"{path} has no weights", f"one of {', '.join(TIMM_FILES)}")
         file = files[0]
-    try:
-        state = timm.models.load_state_dict(str(file))
-    except Exception as error:
-        raise InputError(
-            f"{file} cannot be read ({first_line(error)})",
-            "a state dict (.safetensors, or a .pth of tensors alone)",
-            "If the file is truncated, copy or download it again; a pickled module is not opened: save its state_dict().",
-        ) from error
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{file} holds no state dict", "a mapping of names to tensors")
+    state = weights_in(read_checkpoint(file), file)
     return {key.removeprefix("timm_model."): value for key, value in state.items()}
 
 
