@@ -17,6 +17,8 @@ def read_dictionary(path: Path) -> list[str]:
     Raises InputError with the line for what is no dictionary, and for a token that is there twice, also where fairseq's
     `#fairseq:overwrite` allows it: a tokenizer has one id a token.
     """
+    if not path.is_file():
+        raise InputError(f"{path} is not there", "fairseq's dict.LANG.txt of both languages in one folder")
     try:
         lines = codecs.decode(read_bytes(path).removeprefix(codecs.BOM_UTF8), "utf-8").split("\n")
     except UnicodeDecodeError as error:
