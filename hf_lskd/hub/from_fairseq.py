@@ -57,7 +57,9 @@ def convert_fairseq(
         model.save_pretrained(folder)
         found.checks["tokens"] = check_tokens(tokenizer, tokens)
         found.checks["read back"] = check_read_back(model, load_trained_seq2seq(str(folder)))
-        found.remarks = remarks(settings, kind, takes, tokens)
+        found.remarks = [f"the tokenizer takes {takes}", *remarks(settings, kind, tokens)]
+        if bpe_codes is not None and "@-@" not in tokens[0]:
+            found.remarks.append("FSMTTokenizer splits words at hyphens (@-@), which the source's dictionary has not")
         found.write(folder)
     return found
 
@@ -152,8 +154,9 @@ def check_tokens(tokenizer: Any, tokens: Sequence[Sequence[str]]) -> str:
     return f"{len(tokens[0])} and {len(tokens[1])}, each with the dictionary's id"
 
 
-def remarks(settings: Mapping[str, Any], kind: str, takes: str, tokens: Sequence[Sequence[str]]) -> list[str]:
-    found = [f"the tokenizer takes {takes}"]
+def remarks(settings: Mapping[str, Any], kind: str, tokens: Sequence[Sequence[str]]) -> list[str]:
+    """What whoever uses the model has to know."""
+    found = []
     if kind == "fsmt" and settings.get("share_decoder_input_output_embed") and not settings.get("share_all_embeddings"):
         found.append("trained on, the decoder's input and output embeddings go apart: FSMT ties all three or none")
     if list(tokens[0]) != list(tokens[1]):

@@ -41,11 +41,14 @@ def convert_torchvision(
     state = weights_in(checkpoint, source)
     said = checkpoint.get("arch") if isinstance(checkpoint, Mapping) else None
     name = chosen_architecture(source, state, architecture or (said if isinstance(said, str) else None))
-    ours, module = both_models(name, classes_of(state) or 0)
-    used = check_weights(state, ours.state_dict(), f"torchvision's {name}")
+    classes = classes_of(state) or 0
+    with torch.device("meta"):
+        shapes = torchvision_model(name, classes).state_dict()
+    used = check_weights(state, shapes, f"torchvision's {name}")
+    check_names(class_names, classes)
+    ours, module = both_models(name, classes)
     ours.load_state_dict(state)
     module.load_state_dict(renamed(state, paired_names(ours, module), module.state_dict()))
-    check_names(class_names, classes_of(state))
     data_config = preparation(name) | (EXAMPLE if isinstance(said, str) else {})
     model = wrap_timm(module, class_names=class_names, data_config=data_config)
     found = Conversion("torchvision", source.name, {source.name: sha256_of(source)}, f"{name}, timm's {TIMM_NAMES[name]}")
@@ -97,7 +100,7 @@ def both_models(name: str, classes: int) -> tuple[nn.Module, nn.Module]:
     return torchvision_model(name, classes).eval(), create_timm(TIMM_NAMES[name], num_classes=classes).eval()
 
 
-def check_names(names: Sequence[str] | None, classes: int | None) -> None:
+def check_names(names: Sequence[str] | None, classes: int) -> None:
     if names is not None and len(names) != classes:
         raise InputError(f"{len(names)} class names for {classes} classes", "a name a class")
 
