@@ -2,9 +2,10 @@
 
     python fairseq_conversion_run.py FOLDER
 
-Runs in an environment of its own, without this project. Reads from FOLDER `settings.json` and `{train,valid}.{en,de}`; learns codes by
-subword-nmt, prepares `joined` and `apart` (one dictionary or two; `cached` as `apart` in the older format), and leaves for each variant `NAME/checkpoint_last.pt`, which
-`fairseq-train` wrote, and `NAME/oracle.pt`: token ids, logits under teacher forcing and what beam search of `fairseq-generate` says.
+Runs in an environment of its own, without this project. Reads from FOLDER `settings.json` and `{train,valid}.{en,de}`; learns codes
+by subword-nmt and prepares `joined` and `apart` (one dictionary or two) and `cached` (as `apart`, in the older format), whose
+contents are in `read.json`. For each variant it leaves `NAME/checkpoint_last.pt`, which fairseq trained, and `NAME/oracle.pt`: token
+ids, logits under teacher forcing and what its beam search says.
 """
 
 import json

@@ -126,7 +126,11 @@ def test_a_checkpoint_of_the_papers_code_loads_with_its_preparation(tmp_path: Pa
     torch.testing.assert_close(logits(read), wanted, rtol=1e-5, atol=1e-5)
     assert read.config.id2label == dict(enumerate("abcde"))
     prepared = read.config.pretrained_cfg
-    assert (prepared["input_size"], prepared["crop_pct"], prepared["interpolation"]) == ([3, 224, 224], 0.875, "bilinear")
+    assert (prepared["input_size"], prepared["crop_pct"], prepared["interpolation"]) == (
+        [3, 224, 224],
+        0.875,
+        "bilinear",
+    )
     processor = AutoImageProcessor.from_pretrained(target)
     assert processor.data_config["crop_pct"] == 0.875
     record = json.loads((target / "conversion.json").read_text())
@@ -161,9 +165,7 @@ def test_timm_weights_alone_need_the_architecture(tmp_path: Path) -> None:
     found = convert_timm(tmp_path / "w.safetensors", tmp_path / "ours", architecture="test_vit")
     assert found.checks["weights"].startswith(f"{len(model.state_dict())} of ")
     with pytest.raises(InputError, match="num_classes"):
-        convert_timm(
-            tmp_path / "w.safetensors", tmp_path / "x", architecture="test_vit", model_args={"num_classes": 4}
-        )
+        convert_timm(tmp_path / "w.safetensors", tmp_path / "x", architecture="test_vit", model_args={"num_classes": 4})
     with pytest.raises(InputError, match="test_vit"):  # torchvision has no such model
         convert_timm(tmp_path / "ours", tmp_path / "x", output_format="torchvision")
 

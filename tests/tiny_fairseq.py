@@ -77,7 +77,7 @@ def checkpoint(folder: Path, rows: tuple[int, int] = (16, 16), form: str = "cfg"
         nested: dict[str, Any] = {"encoder": {}, "decoder": {}}
         for key, value in made.items():
             side, _, rest = key.partition("_")
-            (nested[side] if side in nested else nested)[rest if side in nested else key] = value
+            nested.get(side, nested)[rest if side in nested else key] = value
         whole["cfg"] = {"task": task, "model": nested}
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(whole, folder / "model.pt")

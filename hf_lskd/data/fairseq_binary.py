@@ -14,7 +14,16 @@ from hf_lskd.data.text_files import checked, counted, shared_sources
 from hf_lskd.errors import InputError
 
 MMAP, CACHED = b"MMIDIDX\x00\x00", b"TNTIDX\x00\x00"  # --dataset-impl mmap, which is the default, and lazy or cached
-TYPES = {1: "u1", 2: "i1", 3: "i2", 4: "i4", 5: "i8", 8: "u2", 9: "u4", 10: "u8"}  # of fairseq's integers, little-endian
+TYPES = {
+    1: "u1",
+    2: "i1",
+    3: "i2",
+    4: "i4",
+    5: "i8",
+    8: "u2",
+    9: "u4",
+    10: "u8",
+}  # of fairseq's integers, little-endian
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ def load_fairseq(data: Mapping[str, Any]) -> ParallelSource:
     folder = Path(data["path"]).expanduser()
     languages = (data["source_lang"], data["target_lang"])
     tokens = [read_dictionary(folder / f"dict.{language}.txt") for language in languages]
-    unknown = {language: 0 for language in languages}
+    unknown = dict.fromkeys(languages, 0)
 
     def pairs(split: str) -> Pairs:
         sides: list[list[str]] = []
@@ -47,7 +56,9 @@ def load_fairseq(data: Mapping[str, Any]) -> ParallelSource:
             prefix = prefix_of(folder, split, languages, language)
             rows = read_rows(prefix, len(known))
             unknown[language] += sum(row.count(UNKNOWN) for row in rows)
-            sides.append([text_of(row, known, data["subwords"], f"{prefix}.bin, row {i}") for i, row in enumerate(rows)])
+            sides.append(
+                [text_of(row, known, data["subwords"], f"{prefix}.bin, row {i}") for i, row in enumerate(rows)]
+            )
         if len(sides[0]) != len(sides[1]):
             raise InputError(f"{folder}: {split} has {len(sides[0])} and {len(sides[1])} sentences", "as many in both")
         return Pairs(*sides)
@@ -79,7 +90,9 @@ def prefix_of(folder: Path, split: str, languages: Sequence[str], language: str)
         raise InputError(f"{folder / names[0]}.idx is not there", "a folder that fairseq-preprocess wrote")
     more = sorted(folder.glob(f"{split}[1-9]*.{found[0].name.split('.')[1]}.{language}.idx"))
     if more:
-        raise InputError(f"{more[0]}: {split} in several parts", f"one part, {found[0].name}", "Binarise it in one part.")
+        raise InputError(
+            f"{more[0]}: {split} in several parts", f"one part, {found[0].name}", "Binarise it in one part."
+        )
     return found[0]
 
 
@@ -94,7 +107,9 @@ def read_rows(prefix: Path, vocabulary: int) -> list[list[int]]:
     rows = side.rows()
     for index, row in enumerate(rows):
         if not row or row.pop() != EOS:
-            raise InputError(f"{prefix}.bin: row {index} does not end with </s>", "text as fairseq-preprocess writes it")
+            raise InputError(
+                f"{prefix}.bin: row {index} does not end with </s>", "text as fairseq-preprocess writes it"
+            )
     return rows
 
 
@@ -110,7 +125,8 @@ def read_side(prefix: Path) -> Side:
                     f"{prefix}.idx and .bin are damaged or cut off ({error})", "both files whole", "Copy them again."
                 ) from error
     raise InputError(
-        f"{prefix}.idx begins with {index[:8]!r}", "--dataset-impl mmap (the default), lazy or cached of fairseq-preprocess"
+        f"{prefix}.idx begins with {index[:8]!r}",
+        "--dataset-impl mmap (the default), lazy or cached of fairseq-preprocess",
     )
 
 

@@ -22,7 +22,9 @@ def read_dictionary(path: Path) -> list[str]:
     try:
         lines = codecs.decode(read_bytes(path).removeprefix(codecs.BOM_UTF8), "utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: no UTF-8 ({error.reason} at byte {error.start})", "fairseq's dict.LANG.txt") from error
+        raise InputError(
+            f"{path}: no UTF-8 ({error.reason} at byte {error.start})", "fairseq's dict.LANG.txt"
+        ) from error
     tokens = set(SPECIAL)
     found = list(SPECIAL)
     for number, line in enumerate(lines, start=1):

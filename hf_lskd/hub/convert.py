@@ -96,7 +96,9 @@ def setting(word: str) -> tuple[str, Any]:
 
     key, separator, value = word.partition("=")
     if not separator or not key.isidentifier():
-        raise InputError(f"--model-args {word}", "KEY=VALUE, such as in_chans=1", nearest(key, ["in_chans", "img_size"]))
+        raise InputError(
+            f"--model-args {word}", "KEY=VALUE, such as in_chans=1", nearest(key, ["in_chans", "img_size"])
+        )
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:

@@ -76,7 +76,9 @@ def read_codes(path: Path) -> list[tuple[str, str]]:
 
 
 def old_version(path: Path, what: str) -> InputError:
-    return InputError(f"{path}: codes of subword-nmt, {what}", "version 0.2, where the end belongs to a word's last letter")
+    return InputError(
+        f"{path}: codes of subword-nmt, {what}", "version 0.2, where the end belongs to a word's last letter"
+    )
 
 
 def piece(token: str) -> str:
@@ -93,7 +95,9 @@ def raw_text_tokenizer(text: Text, merges: Sequence[tuple[str, str]], positions:
     for key, tokens in (("src_vocab_file", text.sources), ("tgt_vocab_file", text.targets)):
         ids = {piece(token): index for index, token in enumerate(tokens)}
         if len(ids) < len(tokens):
-            raise InputError(f"a dictionary of {len(tokens)} tokens with {len(ids)} different pieces", "each piece once")
+            raise InputError(
+                f"a dictionary of {len(tokens)} tokens with {len(ids)} different pieces", "each piece once"
+            )
         (folder / files[key]).write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     lines = "".join(f"{one} {other}\n" for one, other in merges)
     (folder / files["merges_file"]).write_text(lines, encoding="utf-8")

@@ -80,9 +80,7 @@ def weights_of(checkpoint: Any, file: Path) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if key.rsplit(".", 1)[-1] not in NO_WEIGHTS}
 
 
-def chosen_languages(
-    settings: Mapping[str, Any], given: tuple[str | None, str | None], file: Path
-) -> tuple[str, str]:
+def chosen_languages(settings: Mapping[str, Any], given: tuple[str | None, str | None], file: Path) -> tuple[str, str]:
     found = [one or settings.get(key) for one, key in zip(given, ("source_lang", "target_lang"))]
     if not all(found):
         raise InputError(f"{file} does not say its languages", "--source-lang and --target-lang")
@@ -117,7 +115,9 @@ def build(
     if settings.get("share_all_embeddings") and not all(
         torch.equal(shared[EMBEDDINGS[0]], shared[k]) for k in EMBEDDINGS
     ):
-        raise InputError(f"{file}: share_all_embeddings with embeddings that differ", "weights as fairseq-train saves them")
+        raise InputError(
+            f"{file}: share_all_embeddings with embeddings that differ", "weights as fairseq-train saves them"
+        )
     names = fairseq_names(own)
     filled = {ours: shared[names[ours]].to(torch.float32) if ours in names else own[ours] for ours in own}
     model.load_state_dict(filled)
@@ -138,7 +138,9 @@ def forward(model: Any, tokens: Sequence[Sequence[str]]) -> str:
     said = [torch.randint(4, max(5, len(side)), (2, 7), generator=draw) for side in tokens]
     for rows in said:
         rows[:, -1] = EOS
-    logits = model(input_ids=said[0] % len(tokens[0]), decoder_input_ids=said[1] % len(tokens[1]), use_cache=False).logits
+    logits = model(
+        input_ids=said[0] % len(tokens[0]), decoder_input_ids=said[1] % len(tokens[1]), use_cache=False
+    ).logits
     return check_finite(logits, "the converted model")
 
 

@@ -51,7 +51,9 @@ def convert_torchvision(
     module.load_state_dict(renamed(state, paired_names(ours, module), module.state_dict()))
     data_config = preparation(name) | (EXAMPLE if isinstance(said, str) else {})
     model = wrap_timm(module, class_names=class_names, data_config=data_config)
-    found = Conversion("torchvision", source.name, {source.name: sha256_of(source)}, f"{name}, timm's {TIMM_NAMES[name]}")
+    found = Conversion(
+        "torchvision", source.name, {source.name: sha256_of(source)}, f"{name}, timm's {TIMM_NAMES[name]}"
+    )
     found.checks = {"weights": used, **same_logits(ours, module, data_config)}
     found.remarks = [f"images: {', '.join(f'{key} {value}' for key, value in data_config.items())}"]
     with fresh_folder(target) as folder:

@@ -15,7 +15,7 @@ from hf_lskd.models.files import first_line
 # Where training scripts put the weights: averaged ones first, as timm does; the paper's code and torchvision's, then fairseq's.
 WEIGHTS = ("state_dict_ema", "model_ema", "state_dict", "model")
 WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")  # of torch.compile and DataParallel, in either order
-BLOCKED = re.compile(r"(?:GLOBAL|Unsupported class|Unsupported global:) +([\w.]+)")
+BLOCKED = re.compile(r"GLOBAL ([\w.]+)")  # in what torch says
 
 
 def read_checkpoint(path: Path) -> Any:
