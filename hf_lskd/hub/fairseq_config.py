@@ -57,7 +57,7 @@ def plain(value: Any) -> dict[str, Any]:
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """`encoder: {embed_dim}` as `encoder_embed_dim`: the hydra form of the same settings."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in settings.items():
         inner = isinstance(value, Mapping) and key in ("encoder", "decoder", "quant_noise")
         found |= {f"{key}_{name}": one for name, one in value.items()} if inner else {key: value}
