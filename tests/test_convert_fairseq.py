@@ -181,6 +181,8 @@ def test_weights_and_dictionaries_that_do_not_fit_are_named(tmp_path: Path) -> N
     assert "NaN or infinity" in of(model={**weights, "decoder.layers.0.fc1.bias": torch.full((12,), torch.nan)})
     assert "no settings" in of(cfg=None)
     assert "languages" in of(cfg={"model": settings()})
+    traversal = {"model": settings(), "task": {"source_lang": "en", "target_lang": "../../etc/de"}}
+    assert "language '../../etc/de'" in of(cfg=traversal)
     (tmp_path / "theirs" / "dict.de.txt").write_text("we 1\n")
     message = refusal(source, tmp_path / "ours")
     assert "makes 5 tokens" in message

@@ -1,5 +1,6 @@
 """fairseq's translation models as FSMT or M2M100, read without fairseq and without running anything."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hf_lskd.models.weights_file import read_checkpoint, sha256_of, weights_in
 NAMES = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
 NO_WEIGHTS = ("version", "_float_tensor")  # buffers that older releases save beside the weights
 EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
+LANGUAGE = re.compile(r"[A-Za-z][\w@-]*")
 KINDS = {"fsmt": "FSMT", "m2m_100": "M2M100"}
 
 
@@ -84,6 +86,9 @@ def chosen_languages(settings: Mapping[str, Any], given: tuple[str | None, str |
     found = [one or settings.get(key) for one, key in zip(given, ("source_lang", "target_lang"))]
     if not all(found):
         raise InputError(f"{file} does not say its languages", "--source-lang and --target-lang")
+    for one in found:
+        if not LANGUAGE.fullmatch(str(one)):  # it is part of a file's name
+            raise InputError(f"language {one!r}", "letters, digits, - and _, such as en or de_DE")
     return str(found[0]), str(found[1])
 
 
