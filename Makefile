@@ -27,12 +27,12 @@ demo-translation: $(READY) ## the same question for translation, on CLDR phrases
 test: $(READY) ## the tests, without the slow ones
 	$(BIN)/python -m pytest -q -n auto
 
-$(FAIRSEQ)/.ready: # the oracle of a slow test, in an environment of its own: its dependencies are not ours
+$(FAIRSEQ)/.ready: # the oracle of slow tests, in an environment of its own: its dependencies are not ours
 	$(PYTHON) -m venv $(FAIRSEQ)
-	$(FAIRSEQ)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1 numpy==2.4.6 fairseq-fixed==0.12.3.1
+	$(FAIRSEQ)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1 numpy==2.4.6 fairseq-fixed==0.12.3.1 subword-nmt==0.3.8
 	touch $@
 
-test-slow: $(READY) $(FAIRSEQ)/.ready ## every test, those beside fairseq's own training among them
+test-slow: $(READY) $(FAIRSEQ)/.ready ## every test, those beside fairseq's own training and checkpoints among them
 	HF_LSKD_FAIRSEQ_PYTHON=$(FAIRSEQ)/bin/python $(BIN)/python -m pytest -q -n auto -m 'slow or not slow'
 
 test-paper: $(READY) ## each recipe of the paper, two steps at full size on small data in the real format

@@ -103,6 +103,10 @@ def build_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
     text = "translate a file with a model, a finished cell or a recipe's teacher; run again, it goes on"
     example = "hf-lskd translate runs/cldr-en-de/cells/teacher-a0-s0 --input en.txt --output de.tsv"
     add_translate(command("translate", run_translate, text, example))
+    from hf_lskd.hub import convert  # its arguments only
+
+    text = "another library's checkpoint as a model's folder, checked: torchvision, timm or fairseq"
+    convert.add_convert(command("convert", run_convert, text, convert.EXAMPLE))
     return parser, commands.choices
 
 
@@ -319,6 +323,14 @@ def run_translate(args: Any) -> int:
     quiet_libraries()
     print(f"{args.output}: {translate_file(args)} translations")
     return 0
+
+
+def run_convert(args: Any) -> int:
+    from hf_lskd.hub.convert import run_convert as run
+    from hf_lskd.study.quiet import quiet_libraries
+
+    quiet_libraries()
+    return run(args)
 
 
 def run_eta(args: Any) -> int:

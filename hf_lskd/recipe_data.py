@@ -107,6 +107,11 @@ SOURCES: dict[str, dict[str, dict[str, Field]]] = {
             "year": Field(integer(2014, 2017), 2014),
             "preparation": Field(choice("paper", "plain"), "paper"),
         },
+        "fairseq": {
+            "path": Field(text, required=True),
+            "subwords": Field(choice("subword_nmt", "sentencepiece", "kept"), "subword_nmt"),
+            "tokenised": Field(boolean, False),
+        },
         "gettext": {
             "paths": Field(listed(text, unique=True), required=True),
             "validation_pairs": Field(integer(1), 200),

@@ -61,7 +61,11 @@ def load_parallel(data: Mapping[str, Any], *, cache_dir: Path | None = None) -> 
         from hf_lskd.data.gettext import load_gettext
 
         return load_gettext(data)
-    raise InputError(f"data.source: {source}", "cldr, text, dataset, wit3 or gettext")
+    if source == "fairseq":
+        from hf_lskd.data.fairseq_binary import load_fairseq
+
+        return load_fairseq(data)
+    raise InputError(f"data.source: {source}", "cldr, text, dataset, wit3, gettext or fairseq")
 
 
 # ---- Datasets

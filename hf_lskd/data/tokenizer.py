@@ -72,9 +72,14 @@ def set_languages(tokenizer: Any, source: str, target: str) -> None:
     """Tell a multilingual tokenizer (M2M100, NLLB, mBART) which languages its two sides are; others are left as they are.
 
     Its own codes are known too: `eng_Latn` is NLLB's, `en_XX` mBART's `en`. Raises InputError for a language that it has no
-    code for.
+    code for, and for another pair than that of a tokenizer of one pair.
     """
     if not hasattr(tokenizer, "src_lang") or not hasattr(tokenizer, "tgt_lang"):
+        return
+    if hasattr(tokenizer, "src_vocab_file"):  # FSMT's are of one pair
+        if (source, target) != (tokenizer.src_lang, tokenizer.tgt_lang):
+            own = f"{tokenizer.src_lang} to {tokenizer.tgt_lang}"
+            raise InputError(f"languages {source} to {target} for a tokenizer of {own}", own)
         return
     tokenizer.src_lang, tokenizer.tgt_lang = (language_code(tokenizer, code) for code in (source, target))
 

@@ -47,7 +47,7 @@ def load_seq2seq(
         if pretrained is False:
             return AutoModelForSeq2SeqLM.from_config(config)
         return AutoModelForSeq2SeqLM.from_pretrained(name if pretrained is True else str(pretrained), config=config)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever the library raises is about what lies there
         raise _unreadable(name, error) from error
 
 
@@ -58,7 +58,7 @@ def load_trained_seq2seq(name: str) -> Any:
     _config(name, {})
     try:
         model, report = AutoModelForSeq2SeqLM.from_pretrained(name, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # a pickle that is no weights is refused by a kind of its own
         raise _unreadable(name, error) from error
     unloaded = sorted([*map(str, report["missing_keys"]), *map(str, report["mismatched_keys"])])
     if unloaded:
@@ -123,10 +123,10 @@ def begin_in_language(model: Any, tokenizer: Any) -> None:
     target = getattr(tokenizer, "tgt_lang", None)
     if target is None:
         return
-    known = tokenizer.get_vocab()
-    token = next((name for name in (target, f"__{target}__") if name in known), None)
+    codes = tokenizer.all_special_tokens  # FSMT's vocabulary has "de" as a piece of words
+    token = next((name for name in (target, f"__{target}__") if name in codes), None)
     if token is not None:
-        model.generation_config.forced_bos_token_id = known[token]
+        model.generation_config.forced_bos_token_id = tokenizer.convert_tokens_to_ids(token)
 
 
 def check_tokenizer(tokenizer: Any) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hf_lskd.errors import InputError
 from hf_lskd.models.files import first_line, folder_config
+from hf_lskd.models.weights_file import read_checkpoint, weights_in
 
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 
@@ -34,9 +35,15 @@ def timm_with_weights(architecture: str, path: Path, classes: int | None, model_
 
     A checkpoint without a head is given one. Raises InputError when any other weight is missing or does not fit.
     """
+    return timm_from_state(architecture, read_state(path), path, classes, model_args)
+
+
+def timm_from_state(
+    architecture: str, state: Mapping[str, Tensor], path: Path, classes: int | None, model_args: Mapping[str, Any]
+) -> nn.Module:
+    """`timm_with_weights` for a state dict that was read already; `path` is for messages."""
     import timm
 
-    state = read_state(path)
     known = timm.get_pretrained_cfg(architecture.split(".")[0])
     heads = known.classifier if known is not None else None
     head = state.get(f"{heads if isinstance(heads, str) else (heads or ('',))[0]}.weight")
@@ -64,32 +71,30 @@ def timm_with_weights(architecture: str, path: Path, classes: int | None, model_
     return module
 
 
-def detail(error: Exception, most: int = 200) -> str:
-    """What torch says of a state dict that does not fit: its second line; the first names the class only."""
+def detail(error: Exception, most: int = 300) -> str:
+    """What torch says of a state dict that does not fit: its lines but the first, which names the class only."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[1] if len(lines) > 1 else first_line(error))[:most]
+    return (" ".join(lines[1:]) if len(lines) > 1 else first_line(error))[:most]
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """The weights in a file (.safetensors, or a pickle read weights-only) or in a folder's file, under timm's own names."""
-    import timm.models
+    file = weights_file(path)
+    return timm_names(weights_in(read_checkpoint(file), file))
 
-    file = path
-    if path.is_dir():
-        files = [path / name for name in TIMM_FILES if (path / name).is_file()]
-        if not files:
-            raise InputError(f"{path} has no weights", f"one of {', '.join(TIMM_FILES)}")
-        file = files[0]
-    try:
-        state = timm.models.load_state_dict(str(file))
-    except Exception as error:
-        raise InputError(
-            f"{file} cannot be read ({first_line(error)})",
-            "a state dict (.safetensors, or a .pth of tensors alone)",
-            "If the file is truncated, copy or download it again; a pickled module is not opened: save its state_dict().",
-        ) from error
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{file} holds no state dict", "a mapping of names to tensors")
+
+def weights_file(path: Path) -> Path:
+    """The file itself, or the weights in a folder. Raises InputError for a folder without any."""
+    if not path.is_dir():
+        return path
+    files = [path / name for name in TIMM_FILES if (path / name).is_file()]
+    if not files:
+        raise InputError(f"{path} has no weights", f"one of {', '.join(TIMM_FILES)}")
+    return files[0]
+
+
+def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without the prefix that transformers' wrapper saves."""
     return {key.removeprefix("timm_model."): value for key, value in state.items()}
 
 
