@@ -10,7 +10,8 @@ from hf_lskd.record import exact
 
 Record = Mapping[str, Any]
 
-UNITS = {"top1": ("top-1", " %", "points"), "bleu": ("BLEU", "", "BLEU points")}
+UNITS = {"top1": ("top-1", " %", "points"), "bleu": ("BLEU", "", "BLEU points"),
+         "accuracy": ("accuracy", "", "points")}  # fmt: skip
 
 
 def of(record: Record) -> dict[str, Any]:

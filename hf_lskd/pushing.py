@@ -93,6 +93,13 @@ class PushMixin(Stock):
         self._finish_current_push()
         return self._upload(commit_message or "End of training", token, revision, not blocking)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        token, self.args.hub_token = self.args.hub_token, None  # it would be written into training_args.bin
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
+
     def _upload(self, message: str, token: str | None, revision: str | None = None, later: bool = False) -> Any:
         return hf_api().upload_folder(
             repo_id=str(self.hub_model_id),
@@ -170,7 +177,7 @@ def facts_of(trainer: Any) -> dict[str, Any]:
     return {
         "repo_id": trainer.hub_model_id or trainer.args.hub_model_id,
         "task": task,
-        "metric": next((name for name in ("bleu", "top1") if f"eval_{name}" in last_keys(trainer)), None),
+        "metric": next((name for name in ("bleu", "top1", "accuracy") if f"eval_{name}" in last_keys(trainer)), None),
         "model": {
             "library": library,
             "class": type(model).__name__,

@@ -33,6 +33,7 @@ LFS_PATTERNS = (
     "*.pkl",
 )
 ATTRIBUTES = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in LFS_PATTERNS).encode()
+WRITER, READER, NOBODY = ("hf_" + letter * 34 for letter in "WRN")  # tokens; the last is not the Hub's
 MOST_REGULAR = 10 * 2**20
 LICENSES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "bsd-3-clause", "openrail", "other", "unknown"}
 PIPELINES = {
@@ -87,17 +88,23 @@ class Hub:
     """What the Hub holds, and what was asked of it. `received` counts the bytes of each LFS object that arrived whole."""
 
     def __init__(self) -> None:
-        self.tokens = {"hf_writes": ("ada", "write"), "hf_reads": ("ada", "read"), "hf_bob": ("bob", "write")}
+        self.tokens = {WRITER: ("ada", "write"), READER: ("ada", "read")}
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}  # regular files by git SHA-1, LFS objects by SHA-256
         self.verified: set[tuple[str, str]] = set()  # (repository, SHA-256)
         self.received: list[tuple[str, int]] = []
         self.requests: list[str] = []
-        self.stop_after: int | None = None  # bytes of a PUT after which the server stops reading
+        self.stop: tuple[str, int] | None = None  # (beginning of a request, bytes of its body): read that far, once
+        self.drop = False  # close the connection there, in place of waiting
         self.stopped = threading.Event()
         self.released = threading.Event()
-        self.drop = False  # close the connection there, in place of waiting
         self.lock = threading.RLock()
+
+    def stop_at(self, request: str, bytes_read: int, drop: bool = False) -> None:
+        """Stop in the next request that begins so, after so many bytes: `stopped` says when, and the client waits for ever."""
+        self.stopped.clear()
+        self.released.clear()
+        self.stop, self.drop = (request, bytes_read), drop
 
     # ---- Who asks
 
@@ -345,6 +352,9 @@ class Handler(BaseHTTPRequestHandler):
         return given.removeprefix("Bearer ") if given else None
 
     def handle_any(self) -> None:
+        if self.server.closed:  # a connection that was kept
+            self.close_connection = True
+            return
         hub, url = self.server.hub, urlsplit(self.path)
         path, query = unquote(url.path), parse_qs(url.query)
         try:
@@ -365,8 +375,9 @@ class Handler(BaseHTTPRequestHandler):
         if length is None and self.headers.get("Transfer-Encoding") == "chunked":
             return self.chunks()
         whole, hub = int(length or 0), self.server.hub
-        if self.command == "PUT" and hub.stop_after is not None and not hub.stopped.is_set():
-            self.rfile.read(min(hub.stop_after, whole))
+        if hub.stop is not None and f"{self.command} {path}".startswith(hub.stop[0]):
+            self.rfile.read(min(hub.stop[1], whole))
+            hub.stop = None
             hub.stopped.set()
             if hub.drop:
                 raise ConnectionResetError
@@ -455,7 +466,7 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit.id, "ETag": f'"{oid}"', "Accept-Ranges": "bytes"}
         if mode == "lfs":
             headers |= {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(hub.blobs[oid]))}
-            return self.send(b"", {**headers, "Location": f"{self.server.url}/lfs/{oid}"}, 302)
+            return self.send(b"", {**headers, "Location": f"{self.server.cdn}/lfs/{oid}"}, 302)
         self.send(hub.blobs[oid], headers)
 
     def say(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
@@ -479,6 +490,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.hub = Hub()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.cdn = f"http://localhost:{self.server_address[1]}"  # another host: clients do not follow a HEAD there
+        self.closed = False
         self.thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
 
     def __enter__(self) -> "Server":
@@ -486,6 +499,7 @@ class Server(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *args: Any) -> None:
+        self.closed = True
         self.hub.released.set()
         self.shutdown()
         self.server_close()

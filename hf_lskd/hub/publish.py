@@ -66,6 +66,18 @@ def shown(upload: Upload) -> list[str]:
     return [*lines, f"{sum(sizes.values()):>13,}  in {len(sizes)} files"]
 
 
+def check_card(upload: Upload) -> None:
+    """Raise InputError for a card whose metadata the Hub refuses, before anything is made there."""
+    from huggingface_hub import ModelCard
+
+    content = upload.files["README.md"]
+    text = content if isinstance(content, bytes) else content.read_bytes()
+    try:
+        ModelCard(text.decode()).validate()
+    except ValueError as error:
+        raise InputError(f"the Hub refuses the card of {upload.repo_id} ({first_line(error, 400)})") from error
+
+
 def owner() -> str:
     """The user whose token is at hand. Raises InputError without a token that the Hub takes, and without the Hub."""
     from huggingface_hub import HfApi
@@ -87,6 +99,7 @@ def publish(upload: Upload, *, private: bool = False, revision: str | None = Non
     check_files(upload)
     api = HfApi()
     with plain_errors(upload.repo_id):
+        check_card(upload)
         head = prepared(api, upload, private, revision)
         done = api.create_commit(
             upload.repo_id,
@@ -123,7 +136,11 @@ def check_content(api: Any, upload: Upload, commit: str, there: set[str]) -> Non
         return
     found = remote_record(api, upload.repo_id, commit) if FILE in there else {}
     if {key: found.get(key) for key in upload.identity} != dict(upload.identity):
-        what = f"{found.get('name', 'another model')}" if found else f"{len(there)} files that are not from hf-lskd"
+        what = (
+            f"{found.get('name', 'another model')}"
+            if found
+            else f"files that are not from hf-lskd ({', '.join(sorted(there)[:3])})"
+        )
         raise InputError(
             f"{upload.repo_id} exists and holds {what}",
             f"a new repository, or one with {upload.identity['name']} of this very study",
@@ -172,8 +189,6 @@ def plain_errors(name: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise refused(name, error) from error
     except Exception as error:
-        if isinstance(error, ValueError) and "README.md" in str(error):
-            raise InputError(f"the Hub refuses the card of {name} ({' '.join(str(error).split())})") from error
         if (lost := network_error(error)) is None:
             raise
         again = "Run the same command again: what has arrived is not sent twice."
