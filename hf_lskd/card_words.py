@@ -163,7 +163,7 @@ def eta(record: Record) -> str:
     return (
         "η in percent of how far the target classes' centroids move to similar (S1) and dissimilar (S2) classes from a lower T to a "
         "higher one, mean over targets; *systematic* is the share of targets nearer to S1 and farther from S2, beside its share "
-        f"between students that differ by chance alone.\n\n{eta_table(rows)}\n\n{said}"
+        f"between students that differ by the seed alone (– where the study has none).\n\n{eta_table(rows)}\n\n{said}"
     )
 
 
@@ -171,20 +171,23 @@ def eta(record: Record) -> str:
 
 
 def load(record: Record) -> str:
-    """Three lines that load it, without this package."""
-    name = extra(record).get("repo_id") or title(record)
+    """Three lines that load it, without this package; as ruff formats them."""
+    name = repository(record)
     if task_of(record) == "translation":
         return (
-            "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n"
-            f'model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")\n'
-            'print(tokenizer.decode(model.generate(**tokenizer("…", return_tensors="pt"))[0], skip_special_tokens=True))'
+            "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n"
+            f'model = AutoModelForSeq2SeqLM.from_pretrained("{name}")\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{name}")'
         )
-    other = f'  # or timm.create_model("hf-hub:{name}", pretrained=True)' if library(record) == "timm" else ""
     return (
-        "from transformers import pipeline\n"
-        f'classify = pipeline("image-classification", model="{name}"){other}\n'
+        "from transformers import pipeline\n\n"
+        f'classify = pipeline("image-classification", model="{name}")\n'
         'print(classify("picture.png"))'
     )
+
+
+def repository(record: Record) -> str:
+    return str(extra(record).get("repo_id") or title(record))
 
 
 def library(record: Record) -> str:
@@ -192,8 +195,15 @@ def library(record: Record) -> str:
 
 
 def use(record: Record) -> str:
+    """What follows the three lines, and what the model is for."""
+    then = ""
+    if task_of(record) == "translation":
+        call = 'model.generate(**tokenizer(["…"], return_tensors="pt"))'
+        then = f"`tokenizer.batch_decode({call}, skip_special_tokens=True)` translates. "
+    elif library(record) == "timm":
+        then = f'`timm.create_model("hf-hub:{repository(record)}", pretrained=True)` is the same model in timm. '
     return (
-        "Meant for looking into what label smoothing and temperature do to distillation, and as an example of what a study "
+        f"{then}Meant for looking into what label smoothing and temperature do to distillation, and as an example of what a study "
         "leaves behind. It knows the classes or phrases of its data and nothing else; nothing should be decided by it."
     )
 

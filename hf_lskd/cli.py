@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_lskd import cli_publish
-from hf_lskd.cli_publish import add_publish, run_publish
 from hf_lskd.errors import InputError, nearest
 
 EXAMPLES = """examples:
@@ -104,7 +103,8 @@ def build_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
     text = "translate a file with a model, a finished cell or a recipe's teacher; run again, it goes on"
     example = "hf-lskd translate runs/cldr-en-de/cells/teacher-a0-s0 --input en.txt --output de.tsv"
     add_translate(command("translate", run_translate, text, example))
-    add_publish(command("publish", run_publish, cli_publish.TEXT, cli_publish.EXAMPLE))
+    text, example = cli_publish.TEXT, cli_publish.EXAMPLE
+    cli_publish.add_publish(command("publish", cli_publish.run_publish, text, example))
     return parser, commands.choices
 
 
