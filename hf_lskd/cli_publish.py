@@ -101,7 +101,7 @@ def study_uploads(study: Path, repo_id: str, license: str | None) -> "list[Uploa
     index = {"format": FORMAT, "kind": "study", **study_record(study, repo_id, names, license)}
     files: dict[str, Path | bytes] = {CARD: render_study(index).encode(), FILE: as_json(index)}
     files |= {name: study / name for name in INDEX if (study / name).is_file()}
-    return [*uploads, Upload(repo_id, files, {key: index[key] for key in ("kind", "name")})]
+    return [*uploads, Upload(repo_id, files, {key: index[key] for key in ("kind", "name", "recipe_signature")})]
 
 
 def write_card(upload: "Upload", folder: Path) -> None:

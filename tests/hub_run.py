@@ -1,8 +1,9 @@
-"""Everything that `test_publish` looks at, in one process of its own: `python -m tests.hub_run FOLDER`.
+"""What `test_publish` looks at, in a process of its own: `python -m tests.hub_run FOLDER publish|load`.
 
-The client's endpoint is set before huggingface_hub is imported. Two tiny studies are trained, then published to the server in
-`tests.hub_server`, interrupted and repeated, with tokens and names that must be refused; last, an environment without this
-package loads what was published. FOLDER/result.json holds what was said, FOLDER/hub what the server holds.
+The client's endpoint is set before huggingface_hub is imported. `publish` brings a drawn study's cells to the server in
+`tests.hub_server`, interrupted and repeated, with tokens and names that must be refused. `load` trains two tiny studies,
+publishes them, and loads them in an environment without this package; a script with our trainer pushes, too.
+FOLDER/result.json holds what was said, FOLDER/hub what the server holds.
 """
 
 import contextlib
@@ -112,6 +113,22 @@ class Run:
                            "commits": len(found.commits)}  # fmt: skip
 
 
+def drawn(run: Run) -> None:
+    """A study whose records and tables are drawn, with weights that nothing was trained to."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from tests.study_folder import make_study
+
+    make_study(run.images, seeds=1, alphas=(0.1,), temperatures=(1.0, 2.0), targets=12, examples=200, name="tiny")
+    (run.images / "report.html").write_text("<p>a page")
+    for number, cell in enumerate(sorted((run.images / "cells").iterdir())):
+        (cell / "model").mkdir()
+        (cell / "model" / "config.json").write_text('{"model_type": "timm_wrapper", "architecture": "test_byobnet"}')
+        weights = np.random.default_rng(number).normal(size=7000).astype(np.float32)
+        save_file({"w": weights}, cell / "model" / "model.safetensors")
+
+
 def train(run: Run) -> None:
     """Two tiny studies: pictures in six classes, and a toy language."""
     from tests.tiny_study import changed, dump, values, write_images
@@ -150,7 +167,6 @@ def interrupted(run: Run) -> None:
     run.hub.stop_at("POST /api/models/ada/three/commit", 100, drop=True)
     run.publish("network lost", cells / TEACHER, "ada/three")
     run.publish("network back", cells / TEACHER, "ada/three", "--license", "mit")
-    run.publish("pairs", run.pairs / "cells" / CELL, "ada/pairs", "--private")
 
 
 def refused(run: Run) -> None:
@@ -168,7 +184,8 @@ def refused(run: Run) -> None:
     for name in ("../up", "ada/../up", "a/b/c", "ada/x.git", "ada/a--b"):
         run.publish(f"name {name}", cell, name)
     run.publish("bad licence", cell, "ada/licence", "--license", "no-such-licence")
-    run.publish("not a cell", run.folder / "data", "ada/new")
+    (run.folder / "empty").mkdir()
+    run.publish("not a cell", run.folder / "empty", "ada/new")
     run.publish("no folder", run.folder / "nowhere", "ada/new")
     damaged(
         run,
@@ -198,7 +215,16 @@ def whole(run: Run) -> None:
     )  # a pickle that must stay at home
     run.publish("study", run.images, "ada/tiny")
     run.publish("study again", run.images, "ada/tiny")
+    other = run.folder / "other-study"
+    shutil.copytree(run.images, other)
+    edit(other / "study.json", training={"max_steps": 5})
+    run.publish("another study of that name", other, "ada/tiny")
     run.publish("branch", run.images / "cells" / OTHER, "ada/one", "--revision", "T1")
+
+
+def round_trip(run: Run) -> None:
+    run.publish("images", run.images / "cells" / CELL, "ada/one")
+    run.publish("pairs", run.pairs / "cells" / CELL, "ada/pairs", "--private")
 
 
 def pushed(run: Run) -> None:
@@ -281,13 +307,16 @@ def keep_hub(run: Run) -> None:
     }
 
 
-def main(folder: Path) -> None:
+STEPS = {"publish": (drawn, interrupted, refused, whole), "load": (train, round_trip, load_without_us, pushed)}
+
+
+def main(folder: Path, which: str) -> None:
     with Server() as server:
         mine = {"HF_ENDPOINT": server.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "home"),
                 "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # fmt: skip
         os.environ.update(mine)
         run = Run(folder, server)
-        for step in (train, interrupted, refused, whole, load_without_us, pushed, keep_hub):
+        for step in (*STEPS[which], keep_hub):
             started = time.perf_counter()
             step(run)
             print(f"{step.__name__}: {time.perf_counter() - started:.1f} s", flush=True)
@@ -296,4 +325,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -183,7 +183,11 @@ def with_models(study: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_models(make_study(tmp_path_factory.mktemp("seeds"), kd_weights=(1.0, 0.0), targets=20, examples=600))
+    return with_models(
+        make_study(
+            tmp_path_factory.mktemp("seeds"), kd_weights=(1.0, 0.0), temperatures=(1.0, 2.0), targets=12, examples=600
+        )
+    )
 
 
 def rows(study: Path) -> list[dict[str, str]]:
@@ -192,9 +196,9 @@ def rows(study: Path) -> list[dict[str, str]]:
 
 
 def test_a_student_stands_beside_its_teacher_and_the_undistilled_student(seeds: Path) -> None:
-    record = card_record(seeds / "cells" / "student-a0.1-T64-s1", "me/x", teacher_repo="me/t")
+    record = card_record(seeds / "cells" / "student-a0.1-T2-s1", "me/x", teacher_repo="me/t")
     by_name = {row["name"]: float(row["top1"]) for row in rows(seeds)}
-    mine = by_name["student-a0.1-T64-s1"]
+    mine = by_name["student-a0.1-T2-s1"]
     for key, name in (("teacher", "teacher-a0.1-s1"), ("undistilled", "student-a0-T1-w0-s1")):
         other = record["card"][key]
         assert other["name"] == name
@@ -206,8 +210,8 @@ def test_a_student_stands_beside_its_teacher_and_the_undistilled_student(seeds: 
 
 
 def test_three_seeds_have_a_mean_and_its_interval(seeds: Path) -> None:
-    record = card_record(seeds / "cells" / "student-a0.1-T64-s1", "me/x")
-    scores = [float(row["top1"]) for row in rows(seeds) if re.fullmatch(r"student-a0\.1-T64-s\d", row["name"])]
+    record = card_record(seeds / "cells" / "student-a0.1-T2-s1", "me/x")
+    scores = [float(row["top1"]) for row in rows(seeds) if re.fullmatch(r"student-a0\.1-T2-s\d", row["name"])]
     mean, low, high = mean_and_t_interval(scores)
     found = record["card"]["over_seeds"]
     assert (found["value"], found["low"], found["high"]) == pytest.approx((mean, low, high), abs=1e-5)

@@ -86,29 +86,49 @@ def owner() -> str:
         return str(HfApi().whoami()["name"])
 
 
-def publish(upload: Upload, *, private: bool = False, revision: str | None = None) -> str:
-    """Bring a repository to hold these files, in one commit; returns the address of the commit.
+def published(uploads: Sequence[Upload], private: bool = False, revision: str | None = None) -> Iterator[str]:
+    """Bring each repository to hold its files, in one commit; gives the commits' addresses as they are made.
 
-    A repository that holds the same model already is completed or left as it is: content that the Hub has is not sent again,
-    so this may be repeated after an interruption. Raises InputError when the repository holds anything else, and for
-    everything that the Hub refuses.
+    All are looked at before the first is written. A repository that holds the same model already is completed or left as it
+    is, and content that the Hub has is not sent again: so this may be repeated after an interruption. Raises InputError when a
+    repository holds anything else, and for everything that the Hub refuses.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import HfApi
 
-    check_repo_id(upload.repo_id)
-    check_files(upload)
     api = HfApi()
-    with plain_errors(upload.repo_id):
-        check_card(upload)
-        head = prepared(api, upload, private, revision)
-        done = api.create_commit(
-            upload.repo_id,
-            [CommitOperationAdd(name, content) for name, content in upload.files.items()],
-            commit_message=f"{upload.identity['name']}, by hf-lskd",
-            revision=revision,
-            parent_commit=head,
-        )
+    for upload in uploads:
+        check_repo_id(upload.repo_id)
+        check_files(upload)
+        with plain_errors(upload.repo_id):
+            check_card(upload)
+            check_there(api, upload, revision)
+    for upload in uploads:
+        with plain_errors(upload.repo_id):
+            yield committed(api, upload, private, revision)
+
+
+def committed(api: Any, upload: Upload, private: bool, revision: str | None) -> str:
+    from huggingface_hub import CommitOperationAdd
+
+    done = api.create_commit(
+        upload.repo_id,
+        [CommitOperationAdd(name, content) for name, content in upload.files.items()],
+        commit_message=f"{upload.identity['name']}, by hf-lskd",
+        revision=revision,
+        parent_commit=prepared(api, upload, private, revision),
+    )
     return str(done.commit_url)
+
+
+def check_there(api: Any, upload: Upload, revision: str | None) -> None:
+    """Raise InputError when there is a repository, and a branch, that holds anything else; silent where there is none."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        head = api.model_info(upload.repo_id, revision=revision)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return
+    check_content(api, upload, head.sha, {file.rfilename for file in head.siblings or ()})
 
 
 def prepared(api: Any, upload: Upload, private: bool, revision: str | None) -> str:
@@ -160,14 +180,6 @@ def remote_record(api: Any, repo_id: str, commit: str) -> dict[str, Any]:
         except ValueError:
             return {}
     return found if isinstance(found, dict) else {}
-
-
-def published(uploads: Sequence[Upload], private: bool, revision: str | None) -> Iterator[str]:
-    """Publish one after the other, giving each commit's address; what an interruption left is done by the next run."""
-    for upload in uploads:
-        check_files(upload)
-    for upload in uploads:
-        yield publish(upload, private=private, revision=revision)
 
 
 # ---- What can go wrong on the way, in one sentence each

@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_lskd.errors import InputError
 from hf_lskd.models.files import model_facts
+from hf_lskd.recipe import signature
 from hf_lskd.record import CELLS, FILE, MODEL, STUDY, Cell, file_sha256, read_record
 from hf_lskd.study.report_eta import EtaSummary, Range, summaries
 from hf_lskd.study.report_folder import Cell as Row
@@ -191,12 +192,16 @@ def ranged(found: Range) -> dict[str, Any]:
 
 
 def study_record(folder: Path, repo_id: str, names: Mapping[str, str], license: str | None = None) -> dict[str, Any]:
-    """What a study's index page says: its cells with their scores and repositories (`names`: cell → repository)."""
+    """What a study's index page says: its cells with their scores and repositories (`names`: cell → repository).
+
+    `recipe_signature` is of the recipe without its grid, so that a study that has grown is still the same one.
+    """
     study = read_study(folder)
     scores = Scores(study)
     answers = [line for student in scores.student_names() for line in answer_of(scores, student)]
     return {
         "name": study.name,
+        "recipe_signature": signature({k: v for k, v in study.recipe.items() if k not in ("grid", "changes")}),
         "repo_id": repo_id,
         "task": study.recipe["task"],
         "source": study.recipe["data"]["source"],
