@@ -7,7 +7,7 @@ FAIRSEQ := .venv-fairseq
 RUN    ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-translation test test-slow test-paper check check-style mutants bench bench-images seeds clean test-launch
+.PHONY: help demo demo-translation test test-slow test-paper test-launch check check-style mutants bench bench-images seeds cards clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ bench-images: $(READY) ## pictures a second of the training pipeline beside what
 
 seeds: $(READY) ## the demo with three seeds and the equalised control
 	$(BIN)/hf-lskd study recipes/quickstart/glyphs_seeds.yaml --output-dir runs/glyphs_seeds
+
+cards: $(READY) ## the model cards again, from the records beside them
+	$(BIN)/python -m hf_lskd.card model_cards
 
 clean: ## remove what was built here, the environment included
 	rm -rf $(VENV) $(FAIRSEQ) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

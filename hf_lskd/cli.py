@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hf_lskd import cli_publish
 from hf_lskd.errors import InputError, nearest
 from hf_lskd.study.launch_options import add_launch_options, launch_words, run_launched
 
@@ -107,6 +108,8 @@ def build_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
 
     text = "another library's checkpoint as a model's folder, checked: torchvision, timm or fairseq"
     convert.add_convert(command("convert", run_convert, text, convert.EXAMPLE))
+    text, example = cli_publish.TEXT, cli_publish.EXAMPLE
+    cli_publish.add_publish(command("publish", cli_publish.run_publish, text, example))
     return parser, commands.choices
 
 

@@ -26,6 +26,7 @@ from hf_lskd.penultimate import (
     refuse_sharded,
     takes_images_by_name,
 )
+from hf_lskd.pushing import PushMixin
 from hf_lskd.stock import EpochCallback, SmoothingHidden, as_stock_outputs
 from hf_lskd.teacher import IMAGES, Teacher, check_classes, check_separate, logits_of, prepare_teacher
 from hf_lskd.teacher_accuracy import report_teacher
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 LOGGED = ("hard_loss", "soft_loss", "target_entropy", "agreement")
 
 
-class DistillationMixin(Stock):
+class DistillationMixin(PushMixin, Stock):
     """What image and sequence trainers share; put it before a `transformers.Trainer` class.
 
     Differences from the stock trainer, all deliberate:
@@ -59,6 +60,7 @@ class DistillationMixin(Stock):
     * A checkpoint whose weights transformers saved under other names is read back whole (`models.checkpoint`).
     * `example_id` survives `remove_unused_columns` and never reaches the model.
     * A data set that has `train_sampler()` is read in that order.
+    * `create_model_card` and `push_to_hub` give the project's card, and upload no pickle (`pushing`).
 
     Logged with each training log, beside the stock names: `hard_loss`, and with a teacher `soft_loss`, `target_entropy`
     (mean entropy of the tempered targets, nats) and `agreement` (share of items whose top class is the teacher's).

@@ -92,7 +92,10 @@ def describe(value: Any) -> str:
 
 
 def read_page(path: str | Path) -> str:
-    """The text of a recipe file. Raises InputError when there is no such file, or it is a folder or not UTF-8."""
+    """The text of a recipe file; of a cell's record.json, the recipe that the record holds.
+
+    Raises InputError when there is no such file, or it is a folder or not UTF-8.
+    """
     file = Path(path)
     if file.is_dir():
         pages = sorted(p.name for p in file.glob("*.yaml"))
@@ -105,11 +108,21 @@ def read_page(path: str | Path) -> str:
     except OSError as error:
         raise InputError(f"recipe {file} cannot be read: {error.strerror}", "a readable YAML file") from None
     try:
-        return raw.decode("utf-8-sig")
+        return recipe_in_record(raw.decode("utf-8-sig"), file)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         received = f"{file}:{line}: received byte 0x{raw[error.start]:02x}, which is not UTF-8"
         raise InputError(received, "text in UTF-8", "Save the file as UTF-8.") from None
+
+
+def recipe_in_record(text: str, file: Path) -> str:
+    """The recipe of a finished cell's record as a page of its own; any other file's text as it is."""
+    if file.name != "record.json":
+        return text
+    try:
+        return json.dumps(json.loads(text)["recipe"], indent=1, ensure_ascii=False)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} holds no recipe ({error})", "a record written by `hf-lskd study`") from error
 
 
 def read_document(text: str, source: str) -> Document:

@@ -44,8 +44,9 @@ LAYOUT = [
     {"losses", "paper"},
     {"errors"},
 ]
-FAMILIES = {"translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",
-            "clock": "trainer",
+FAMILIES = {"cli_publish": "cli", "card_data": "card", "card_facts": "card", "card_tables": "card", "card_words": "card",
+            "pushing": "trainer", "clock": "trainer",
+            "translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",
             "ema": "trainer", "schedule": "trainer", "penultimate": "trainer", "stock": "trainer", "teacher_accuracy": "trainer",
             "recipe_changes": "recipe", "recipe_data": "recipe", "recipe_fields": "recipe", "recipe_schema": "recipe",
             "recipe_training": "recipe", "recipe_yaml": "recipe"}  # fmt: skip
