@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_lskd import losses, models, schedule
-from hf_lskd.arguments import check_distillation
+from hf_lskd.arguments import PROBABILITIES, check_distillation
 from hf_lskd.ema import EmaCallback
 from hf_lskd.errors import InputError
 from hf_lskd.models.checkpoint import load_renamed
@@ -119,7 +119,12 @@ class DistillationMixin(Stock):
     def teacher_logits(self, inputs: Mapping[str, Any], labels: Tensor, temperature: float = 1.0) -> Tensor:
         """The teacher's logits for the same batch, of the student's shape."""
         assert self.teacher is not None
-        return self.teacher.logits(inputs, temperature)
+        of = getattr(self.args, "kd_ensemble_of", PROBABILITIES)
+        return self.teacher.logits(self.teacher_inputs(inputs, labels), temperature, of)
+
+    def teacher_inputs(self, inputs: Mapping[str, Any], labels: Tensor) -> Mapping[str, Any]:
+        """What a teacher is called with: a batch without its labels, and what it needs in their place."""
+        return inputs
 
     # ---- Student and teacher
 

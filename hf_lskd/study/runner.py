@@ -25,7 +25,7 @@ from hf_lskd.study.cell import (
     run_cell,
 )
 from hf_lskd.study.classes import sets_of_study
-from hf_lskd.study.grid import Column, cells, columns, row_of, teachers
+from hf_lskd.study.grid import Column, cells, columns, row_of, rows_of
 from hf_lskd.study.progress import Progress
 from hf_lskd.study.projections import write_projections
 from hf_lskd.study.side_by_side import jobs_of, run_side_by_side
@@ -61,12 +61,12 @@ def run_study(
 
 def run_grid(bench: Bench, folder: Path, cache_dir: Path | None, jobs: int) -> list[dict[str, Any]]:
     """Every cell of the grid. Returns their records in the grid's order."""
-    planned, rows = cells(bench.recipe), teachers(bench.recipe)
+    planned, rows = cells(bench.recipe), rows_of(bench.recipe)
     missing = [cell for cell in planned if finished(folder / CELLS / cell.name) is None]
     with Progress(len(planned), sys.stderr, done=len(planned) - len(missing), jobs=jobs) as progress:
         if jobs == 1 or not missing:
             return run_cells(bench, folder / CELLS, rows, progress)
-        unfinished = [row for row in rows if row in {row_of(cell) for cell in missing}]
+        unfinished = [row for row in rows if row in {row_of(bench.recipe, cell) for cell in missing}]
         ended = run_side_by_side(unfinished, folder, cache_dir, jobs, progress)
         for cell in missing:
             if cell.name not in ended and finished(folder / CELLS / cell.name) is None:
@@ -81,7 +81,7 @@ class RowDiedError(RuntimeError):
 
 def run_cells(bench: Bench, folder: Path, rows: Sequence[Cell], progress: Any) -> list[dict[str, Any]]:
     """Every cell of the rows of these teachers, column by column, in this process. Returns their records in the grid's order."""
-    planned = [cell for cell in cells(bench.recipe) if row_of(cell) in rows]
+    planned = [cell for cell in cells(bench.recipe) if row_of(bench.recipe, cell) in rows]
     records = {cell: record for cell in planned if (record := finished(folder / cell.name)) is not None}
     gc.freeze()  # the modules of torch and transformers: collecting them again and again costs half a second a cell
     try:
@@ -101,19 +101,20 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 def run_column(bench: Bench, column: Column, folder: Path, records: dict[Cell, dict[str, Any]], progress: Any) -> None:
     """What is missing of a teacher and its students, one after another, noted in `records`."""
-    for cell in (column.teacher, *column.students):
+    for cell in (*column.teachers, *column.students):
         if cell in records:  # finished, or tried by this run
             continue
-        teacher = records[column.teacher] if cell.role == "student" else None
-        if teacher is not None and teacher["status"] == "failed":
-            why = InputError(f"its teacher {teacher['name']} failed: {teacher['error']['message']}")
+        taught_by = [records[teacher] for teacher in column.teachers] if cell.role == "student" else []
+        failed = next((teacher for teacher in taught_by if teacher["status"] == "failed"), None)
+        if failed is not None:
+            why = InputError(f"its teacher {failed['name']} failed: {failed['error']['message']}")
             records[cell] = fail_cell(bench.recipe, cell, folder / cell.name, why)
             progress.finish(cell.name, records[cell])
             continue
         progress.start(cell.name)
         try:
             told = replace(bench, on_step=partial(progress.step, cell.name))
-            records[cell] = run_cell(told, cell, folder / cell.name, folder / teacher["name"] if teacher else None)
+            records[cell] = run_cell(told, cell, folder / cell.name, [folder / one["name"] for one in taught_by])
         except Exception as error:  # a cell's own failure must not cost the others; KeyboardInterrupt passes
             records[cell] = fail_cell(bench.recipe, cell, folder / cell.name, error)
         progress.finish(cell.name, records[cell])
