@@ -44,6 +44,7 @@ def run_study(
     error and the others go on. Raises InputError, before anything is changed, for bad input (see `open_bench`) and when
     `folder` holds another study or something else.
     """
+    from hf_lskd.study.compare import keep_comparison
     from hf_lskd.study.report import write_report
 
     check_processes(recipe)
@@ -56,6 +57,7 @@ def run_study(
         records = run_grid(bench, folder, cache_dir, jobs)
         tables.write_all(folder, recipe, bench.task, records, bench.sets)
         write_report(folder)
+        keep_comparison(folder)
     return records
 
 

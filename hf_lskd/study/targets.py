@@ -11,30 +11,24 @@ from torch import Tensor
 
 from hf_lskd.analysis.gradient import TargetGradient, equalised_loss_scale
 from hf_lskd.recipe import signature
-from hf_lskd.record import MODEL, PREDICTIONS, Cell, exact, read_record, write_json
+from hf_lskd.record import MODEL, PREDICTIONS, TARGETS, Cell, read_record, target_point, write_json
 from hf_lskd.study.bench import Bench
 
-FILE = "targets.json"
 METRICS = "metrics.json"  # of an ensemble, beside it
 
 
 def write_targets(folder: Path, targets: TargetGradient) -> None:
     """Add to `folder` what `targets` has seen."""
     found = {
-        point(t, k): {"gradient": targets.value(t, k), "entropy": targets.entropy(t, k)}
+        target_point(t, k): {"gradient": targets.value(t, k), "entropy": targets.entropy(t, k)}
         for t in targets.temperatures
         for k in targets.top_k
     }
-    write_json(folder / FILE, {**read_targets(folder), **found})
-
-
-def point(temperature: float, top_k: int | None) -> str:
-    """The name of a temperature, and of how many classes are kept where not all are."""
-    return exact(temperature) if top_k is None else f"{exact(temperature)} top {top_k}"
+    write_json(folder / TARGETS, {**read_targets(folder), **found})
 
 
 def read_targets(folder: Path) -> dict[str, Any]:
-    path = folder / FILE
+    path = folder / TARGETS
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -47,7 +41,7 @@ def targets_of(bench: Bench, cell: Cell, teachers: Sequence[Path]) -> dict[str, 
     """
     if not teachers or cell.temperature is None:
         return {"target_gradient": None, "target_entropy": None}
-    place, wanted = lessons(teachers, bench.recipe.teacher.ensemble_of), point(cell.temperature, cell.kd_top_k)
+    place, wanted = lessons(teachers, bench.recipe.teacher.ensemble_of), target_point(cell.temperature, cell.kd_top_k)
     if wanted not in read_targets(place) or not (place / PREDICTIONS).is_file():
         measure_teachers(bench, cell, teachers, place)
     found = read_targets(place)[wanted]
