@@ -22,6 +22,7 @@ from hf_lskd.penultimate import (
     forward,
     penultimate_batches,
     pop_targets,
+    real_rows,
     refuse_sharded,
     takes_images_by_name,
 )
@@ -248,6 +249,8 @@ class DistillationMixin(Stock):
         if evaluating:
             self._note_rows(logits, labels)
             num_items_in_batch = None  # the evaluation loop weighs batches itself
+            mine = max(1, real_rows(self.accelerator, len(labels)))  # of padding alone the loop drops the loss
+            logits, labels = logits[:mine], labels[:mine]
         terms, readings = self._terms(logits, model_inputs, labels, num_items_in_batch, with_teacher=not evaluating)
         self.loss_is_scaled_for_ga = True if num_items_in_batch is not None else None
         loss = terms.total
