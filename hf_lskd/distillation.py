@@ -23,9 +23,10 @@ from hf_lskd.penultimate import (
     penultimate_batches,
     pop_targets,
     real_rows,
-    refuse_sharded,
+    refuse_whole,
     takes_images_by_name,
 )
+from hf_lskd.sharding import check_sharding, check_teacher_whole, launched_with, zero_stage
 from hf_lskd.stock import EpochCallback, SmoothingHidden, as_stock_outputs
 from hf_lskd.teacher import IMAGES, Teacher, check_classes, check_separate, logits_of, prepare_teacher
 from hf_lskd.teacher_accuracy import report_teacher
@@ -144,6 +145,7 @@ class DistillationMixin(Stock):
                 "one of the two",
                 "A custom loss leaves no place for the distillation loss; call hf_lskd.losses from your own function instead.",
             )
+        check_teacher_whole(zero_stage(self))
         self.teacher = self.prepare_teacher(source)
         for member in self.teacher.members if getattr(self.args, "channels_last", False) else ():
             member.model.to(memory_format=torch.channels_last)
@@ -169,8 +171,11 @@ class DistillationMixin(Stock):
         check_distillation(self.args)
         self._logged.zero_()
         self._logged_steps = 0
-        if self._ema is not None:
-            refuse_sharded(self, "model_ema")
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        asked = launched_with() or ("FSDP" if self.args.fsdp else None)
+        check_sharding(asked, sharded, getattr(self.args, "channels_last", False))
+        if self._ema is not None and sharded:
+            refuse_whole("model_ema")
         if self.teacher is not None:
             report_teacher(self)
         return super().train(*args, **kwargs)

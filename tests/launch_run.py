@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from hf_lskd import DistillationTrainer, Seq2SeqDistillationTrainer
@@ -25,7 +26,12 @@ class Watch(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         named = ((name.removeprefix("module."), p) for name, p in model.named_parameters())
-        self.gradients.append({name: p.grad.detach().clone() for name, p in named if p.grad is not None})
+        self.gradients.append({name: whole(p.grad) for name, p in named if p.grad is not None})
+
+
+def whole(value: Any) -> torch.Tensor:
+    """A copy of a tensor, of all its parts where it has some."""
+    return (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
 
 
 def watched(kind: type, found: list[dict[str, Any]]) -> None:
@@ -37,10 +43,12 @@ def watched(kind: type, found: list[dict[str, Any]]) -> None:
         self.add_callback(watch)
         result = original(self, *args, **kwargs)
         logs = [entry for entry in self.state.log_history if "loss" in entry or "eval_loss" in entry]
+        parts = sum(p.to_local().numel() for p in self.model.parameters() if isinstance(p, DTensor))
         found.append(
             {
                 "world": self.accelerator.num_processes,
-                "weights": weights(self.model),
+                "weights": {key: whole(value) for key, value in weights(self.model).items()},
+                "parts": parts,
                 "gradients": watch.gradients,
                 "log": logs,
             }
@@ -67,8 +75,25 @@ def run(commands: list[list[str]]) -> dict[str, Any]:
     return {"codes": codes, "trained": trained, "moved": moved}
 
 
+def fsdp_on_a_processor() -> None:
+    """Have accelerate cut models into parts on a processor too, which it leaves undone without a word (trap 27's sibling)."""
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    original = PartialState.__init__
+
+    def begin(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if self._shared_state["distributed_type"] == DistributedType.MULTI_CPU:
+            self._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = begin  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if "HF_LSKD_TEST_FSDP" in os.environ:
+        fsdp_on_a_processor()
     result = run(json.loads(Path(sys.argv[1]).read_text()))
     from accelerate import PartialState
 

@@ -14,7 +14,14 @@ from tests.tiny_study import dump, values, write_images
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
-PROCESSES = {"cpu_2": (2, 1), "ddp_8": (8, 1), "single_gpu": (1, 1), "two_machines": (16, 2)}
+PROCESSES = {
+    "cpu_2": (2, 1),
+    "ddp_8": (8, 1),
+    "single_gpu": (1, 1),
+    "two_machines": (16, 2),
+    "fsdp": (8, 1),
+    "deepspeed": (8, 1),
+}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

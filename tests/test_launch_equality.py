@@ -1,4 +1,5 @@
-"""Two processes by `accelerate launch`, on one machine or on two, make of a recipe what one process with the same global batch makes.
+"""Two processes by `accelerate launch` make of a recipe what one process with the same global batch makes: on one machine, on two,
+and with the student in two parts (FSDP2, which accelerate is talked into on a processor: see tests/launch_run.py).
 
 The digits recipe with a LayerNorm model in place of its BatchNorm one (whose gradient depends on how a batch is cut: trap 30), and
 the CLDR recipe, both cut short by `--set`, through `hf-lskd train` itself.
@@ -31,13 +32,14 @@ CONFIGS = ROOT / "recipes" / "accelerate"
 LAYER_NORM = "{img_size: 16, patch_size: 8, depth: 1, embed_dim: 32, num_heads: 2}"
 CELLS = ("digits-teacher", "digits-T1", "digits-T2", "cldr-teacher", "cldr-T2")  # in the order of their training
 STEPS = 4
-PLACES = ("one machine", "two machines")
+PLACES = ("one machine", "two machines", "in parts")
 TIMES = ("runtime", "_per_second")
 
 
-def digits(folder: Path, processes: int) -> list[list[str]]:
+def digits(folder: Path, processes: int, **more: Any) -> list[list[str]]:
     """A teacher and students at T = 1 and 2; 64 images a step."""
     settings = {
+        **more,
         "teacher.model": "vit_tiny_patch16_224", "teacher.model_args": LAYER_NORM,
         "students.0.model": "vit_tiny_patch16_224", "students.0.model_args": LAYER_NORM,
         "training.per_device_train_batch_size": 64 // processes, "training.per_device_eval_batch_size": 64,
@@ -73,9 +75,10 @@ def commands(name: str, settings: dict[str, Any], folder: Path, processes: int) 
     return [[*start, "--output-dir", teacher], [*student, "--output-dir", str(folder / f"{name}-T1")]]
 
 
-def started(folder: Path, processes: int, launcher: list[str]) -> subprocess.Popen:
+def started(folder: Path, processes: int, launcher: list[str], in_parts: bool = False) -> subprocess.Popen:
     plan = folder / "commands.json"
-    plan.write_text(json.dumps(digits(folder, processes) + cldr(folder, processes)))
+    contiguous = {"switches.channels_last": "false"} if in_parts else {}  # FSDP takes no other weights
+    plan.write_text(json.dumps(digits(folder, processes, **contiguous) + cldr(folder, processes)))
     clean = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
     quiet = {
         "OMP_NUM_THREADS": "1",
@@ -83,6 +86,7 @@ def started(folder: Path, processes: int, launcher: list[str]) -> subprocess.Pop
         "ACCELERATE_USE_CPU": "true",
         "CUDA_VISIBLE_DEVICES": "",
     }
+    quiet |= {"HF_LSKD_TEST_FSDP": "1"} if in_parts else {}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", "tests.launch_run", str(plan), str(folder)],
@@ -94,13 +98,15 @@ def started(folder: Path, processes: int, launcher: list[str]) -> subprocess.Pop
 def launched(folder: Path, where: str) -> list[dict[str, Any]]:
     """What both processes found, started by one `accelerate launch`, or by two that know each other by an address alone."""
     start = ["-m", "accelerate.commands.launch", "--config_file"]
+    port = str(free_port())
     if where == "one machine":
-        launchers = [[*start, str(CONFIGS / "cpu_2.yaml"), "--main_process_port", str(free_port())]]
+        launchers = [[*start, str(CONFIGS / "cpu_2.yaml"), "--main_process_port", port]]
+    elif where == "in parts":
+        launchers = [[*start, str(CONFIGS / "fsdp.yaml"), "--num_processes", "2", "--main_process_port", port]]
     else:
-        port = str(free_port())
         both = [*start, str(CONFIGS / "two_machines.yaml"), "--num_processes", "2", "--main_process_port", port]
         launchers = [[*both, "--machine_rank", rank] for rank in "01"]
-    finished([started(folder, 2, launcher) for launcher in launchers])
+    finished([started(folder, 2, launcher, where == "in parts") for launcher in launchers])
     return read(folder, 2)
 
 
@@ -113,7 +119,7 @@ def read(folder: Path, processes: int) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
-    """Folder and findings of one process, and of two, on one machine and on two."""
+    """Folder and findings of one process, and of two: on one machine, on two, and with the student in two parts (FSDP)."""
     alone = tmp_path_factory.mktemp("alone")
     finished([started(alone, 1, [])])
     found = {"alone": (alone, read(alone, 1))}
@@ -140,6 +146,16 @@ def test_trap_27_two_processes_came_up_and_the_record_says_so(runs: Any, where: 
     assert record(runs["alone"][0], CELLS[0])["hardware"]["world_size"] == 1
 
 
+def test_fsdp_leaves_each_process_a_part_of_the_student_and_saves_it_whole(runs: Any) -> None:
+    folder, pair = runs["in parts"]
+    for index, name in enumerate(CELLS):
+        trained = [one["trained"][index] for one in pair]
+        saved = sum(value.numel() for value in load_file(folder / name / "model" / "model.safetensors").values())
+        assert 0 < min(one["parts"] for one in trained) < saved
+        assert sum(one["parts"] for one in trained) >= saved  # uneven rows are filled up
+    assert [one["parts"] for one in runs["one machine"][1][0]["trained"]] == [0] * len(CELLS)
+
+
 @pytest.mark.parametrize("where", PLACES)
 def test_trap_09_parameters_are_bit_equal_on_both_processes(runs: Any, where: str) -> None:
     first, second = (one["trained"] for one in runs[where][1])
@@ -151,7 +167,7 @@ def test_trap_09_parameters_are_bit_equal_on_both_processes(runs: Any, where: st
 
 
 def test_both_ways_of_launching_come_to_the_same_bits(runs: Any) -> None:
-    one, two = (runs[where][1][0]["trained"] for where in PLACES)
+    one, two = (runs[where][1][0]["trained"] for where in PLACES[:2])
     for ours, theirs in zip(one, two, strict=True):
         assert_same_weights(ours["weights"], theirs["weights"])
 

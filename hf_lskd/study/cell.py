@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from hf_lskd.errors import InputError
@@ -33,6 +34,7 @@ from hf_lskd.record import (
     versions,
     write_json,
 )
+from hf_lskd.sharding import whole_model
 from hf_lskd.study.bench import Bench, cell_signature, process_state, world_size
 from hf_lskd.study.sharing import take_teacher
 from hf_lskd.study.targets import METRICS, lessons, loss_scale, targets_of, write_predictions, write_targets
@@ -120,8 +122,9 @@ def trained(bench: Bench, cell: Cell, work: Path, teachers: Sequence[Path], fact
         )
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(work))
         refuse_diverged(trainer.model)
+    model = whole_model(trainer, lambda: bench.task.build(cell))
     if trainer.accelerator.is_main_process:
-        bench.task.save(trainer.accelerator.unwrap_model(trainer.model), bench.task.spec(cell), work.parent / MODEL)
+        bench.task.save(model, bench.task.spec(cell), work.parent / MODEL)
     trainer.accelerator.wait_for_everyone()
     return trainer
 
@@ -132,7 +135,8 @@ class DivergedError(RuntimeError):
 
 def refuse_diverged(model: torch.nn.Module) -> None:
     """Weights that are not finite have no accuracy, no η and nothing to teach."""
-    for name, weight in model.named_parameters():
+    for name, parameter in model.named_parameters():
+        weight = parameter.to_local() if isinstance(parameter, DTensor) else parameter
         if not bool(torch.isfinite(weight).all()):
             raise DivergedError(
                 f"training diverged: {name} has values that are not finite. Lower learning_rate, or raise warmup_steps."

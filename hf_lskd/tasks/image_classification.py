@@ -22,6 +22,7 @@ from hf_lskd.data.images import ImageSource, load_images
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
 from hf_lskd.record import PREDICTIONS, STATISTICS, Cell
+from hf_lskd.sharding import launched_with
 from hf_lskd.tasks.task import READING, Features, Judged, Task, derived_seed, said, taught_by
 from hf_lskd.teacher import check_classes
 from hf_lskd.trainer import DistillationTrainer
@@ -208,7 +209,7 @@ def fused_sgd(args: DistillationArguments) -> tuple[Any, dict[str, Any]] | None:
 
     transformers 5.23 reads no `fused` for SGD; drop this when it does.
     """
-    if args.optim != OptimizerNames.SGD or args.fsdp or args.deepspeed:
+    if args.optim != OptimizerNames.SGD or args.fsdp or args.deepspeed or launched_with():
         return None
     kind, kwargs = DistillationTrainer.get_optimizer_cls_and_kwargs(args)
     return kind, {**kwargs, "fused": True}
