@@ -8,6 +8,7 @@ from hf_lskd import losses
 from hf_lskd.errors import InputError, nearest
 
 TEACHER_DTYPES = ("float32", "bfloat16", "float16")
+ENSEMBLES = (PROBABILITIES, LOGITS) = ("probabilities", "logits")
 
 
 @dataclass
@@ -35,6 +36,12 @@ class DistillationFields:
     )
     kd_loss_scale: float = field(
         default=1.0, metadata={"help": "A constant factor on the soft loss, beside T². 1 is the paper's loss."}
+    )
+    kd_ensemble_of: str = field(
+        default=PROBABILITIES,
+        metadata={
+            "help": "What several teachers' targets are the mean of: tempered probabilities (Hinton et al.) or logits."
+        },
     )
     lr_step_epochs: float | None = field(
         default=None,
@@ -93,6 +100,9 @@ def check_distillation(args: TrainingArguments) -> None:
     losses.check_kd_weight(getattr(args, "kd_weight", 1.0))
     losses.check_top_k(getattr(args, "kd_top_k", None))
     losses.check_loss_scale(getattr(args, "kd_loss_scale", 1.0))
+    ensemble = getattr(args, "kd_ensemble_of", PROBABILITIES)
+    if ensemble not in ENSEMBLES:
+        raise InputError(f"kd_ensemble_of = {ensemble!r}", ", ".join(ENSEMBLES), nearest(str(ensemble), ENSEMBLES))
     dtype, decay = getattr(args, "teacher_dtype", None), getattr(args, "model_ema", None)
     most, minutes = getattr(args, "max_tokens", None), getattr(args, "save_minutes", None)
     if minutes is not None and minutes <= 0:

@@ -166,7 +166,10 @@ def add_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--temperature", type=float, metavar="T", help="of a student (default: the grid's first)")
     sub.add_argument("--seed", type=int, help="default: the grid's first")
     sub.add_argument(
-        "--teacher", type=Path, help="of a student: the folder of a finished teacher (its cell, or the model in it)"
+        "--teacher",
+        type=Path,
+        nargs="+",
+        help="of a student: the folder of a finished teacher, or of several (ensemble)",
     )
     sub.add_argument("--output-dir", type=Path, help="the folder to make (default: runs/NAME/cells/CELL)")
     sub.add_argument("--kd-weight", type=float, metavar="W", help="weight of the soft loss, in [0, 1]")
@@ -293,6 +296,7 @@ def command_of(cell: Any, recipe: Any, args: Any, folder: Path) -> str:
     import shlex
 
     from hf_lskd.record import CELLS, exact
+    from hf_lskd.study.grid import teachers_of
 
     parts = [*launch_words(args), "train", str(args.recipe), "--role", cell.role]
     parts += ["--alternative", args.alternative] if args.alternative else []
@@ -300,7 +304,7 @@ def command_of(cell: Any, recipe: Any, args: Any, folder: Path) -> str:
     parts += ["--label-smoothing", exact(cell.label_smoothing), "--seed", str(cell.seed)]
     if cell.role == "student":
         parts += ["--student", cell.student, "--temperature", exact(cell.temperature)]
-        parts += ["--teacher", str(folder / CELLS / cell.teacher.name)]
+        parts += ["--teacher", *(str(folder / CELLS / teacher.name) for teacher in teachers_of(recipe, cell))]
         for option in ("kd_weight", "kd_loss_scale", "scale_student", "student_label_smoothing", "kd_top_k"):
             value = getattr(cell, option)
             if value != getattr(recipe.grid, option)[0]:  # what `train` takes when nothing is said

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_lskd import losses, models, schedule
-from hf_lskd.arguments import check_distillation
+from hf_lskd.arguments import PROBABILITIES, check_distillation
 from hf_lskd.clock import SaveByClock
 from hf_lskd.ema import EmaCallback
 from hf_lskd.errors import InputError
@@ -23,10 +23,12 @@ from hf_lskd.penultimate import (
     forward,
     penultimate_batches,
     pop_targets,
-    refuse_sharded,
+    real_rows,
+    refuse_whole,
     takes_images_by_name,
 )
 from hf_lskd.pushing import PushMixin
+from hf_lskd.sharding import check_sharding, check_teacher_whole, launched_with, zero_stage
 from hf_lskd.stock import EpochCallback, SmoothingHidden, as_stock_outputs
 from hf_lskd.teacher import IMAGES, Teacher, check_classes, check_separate, logits_of, prepare_teacher
 from hf_lskd.teacher_accuracy import report_teacher
@@ -124,7 +126,12 @@ class DistillationMixin(PushMixin, Stock):
     def teacher_logits(self, inputs: Mapping[str, Any], labels: Tensor, temperature: float = 1.0) -> Tensor:
         """The teacher's logits for the same batch, of the student's shape."""
         assert self.teacher is not None
-        return self.teacher.logits(inputs, temperature)
+        of = getattr(self.args, "kd_ensemble_of", PROBABILITIES)
+        return self.teacher.logits(self.teacher_inputs(inputs, labels), temperature, of)
+
+    def teacher_inputs(self, inputs: Mapping[str, Any], labels: Tensor) -> Mapping[str, Any]:
+        """What a teacher is called with: a batch without its labels, and what it needs in their place."""
+        return inputs
 
     # ---- Student and teacher
 
@@ -143,6 +150,7 @@ class DistillationMixin(PushMixin, Stock):
                 "one of the two",
                 "A custom loss leaves no place for the distillation loss; call hf_lskd.losses from your own function instead.",
             )
+        check_teacher_whole(zero_stage(self))
         self.teacher = self.prepare_teacher(source)
         for member in self.teacher.members if getattr(self.args, "channels_last", False) else ():
             member.model.to(memory_format=torch.channels_last)
@@ -168,8 +176,11 @@ class DistillationMixin(PushMixin, Stock):
         check_distillation(self.args)
         self._logged.zero_()
         self._logged_steps = 0
-        if self._ema is not None:
-            refuse_sharded(self, "model_ema")
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        asked = launched_with() or ("FSDP" if self.args.fsdp else None)
+        check_sharding(asked, sharded, getattr(self.args, "channels_last", False))
+        if self._ema is not None and sharded:
+            refuse_whole("model_ema")
         if self.teacher is not None:
             report_teacher(self)
         return super().train(*args, **kwargs)
@@ -248,6 +259,8 @@ class DistillationMixin(PushMixin, Stock):
         if evaluating:
             self._note_rows(logits, labels)
             num_items_in_batch = None  # the evaluation loop weighs batches itself
+            mine = max(1, real_rows(self.accelerator, len(labels)))  # of padding alone the loop drops the loss
+            logits, labels = logits[:mine], labels[:mine]
         terms, readings = self._terms(logits, model_inputs, labels, num_items_in_batch, with_teacher=not evaluating)
         self.loss_is_scaled_for_ga = True if num_items_in_batch is not None else None
         loss = terms.total

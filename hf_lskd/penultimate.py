@@ -12,6 +12,7 @@ from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.errors import InputError
 from hf_lskd.losses import IGNORE_INDEX
 from hf_lskd.models.sequence import is_encoder_decoder, reading_decoder
+from hf_lskd.sharding import is_sharded
 from hf_lskd.teacher import IMAGES, logits_of
 
 EXAMPLE_ID = "example_id"
@@ -59,8 +60,10 @@ def penultimate_batches(trainer: Any, dataset: Any = None) -> Iterator[Penultima
     In eval mode, each example once: the rows that pad the last batch to equal size on every process are dropped.
     Raises InputError when no single layer says the logits.
     """
-    refuse_sharded(trainer, "the penultimate pass")
+    if is_sharded(trainer.model):
+        refuse_whole("the penultimate pass")
     model = trainer.accelerator.unwrap_model(trainer.model)
+    model.to(trainer.args.device)  # which a trainer leaves undone where it may be asked to train in parts
     by_name = takes_images_by_name(model)
     reading = reading_decoder if is_encoder_decoder(model) else models.reading_classifier
     training = [module for module in model.modules() if module.training]  # some may be frozen in eval mode
@@ -95,14 +98,13 @@ def item_ids(ids: Tensor, labels: Tensor) -> Tensor:
     return ids.unsqueeze(1).expand_as(labels)[labels.ne(IGNORE_INDEX)]
 
 
-def refuse_sharded(trainer: Any, what: str) -> None:
-    """Raise InputError under FSDP and DeepSpeed, where no process holds the whole model."""
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise InputError(
-            f"{what} of a sharded model (FSDP or DeepSpeed)",
-            "one process, or several with the whole model each (DDP)",
-            "Save the model, then read it in one process.",
-        )
+def refuse_whole(what: str) -> None:
+    """Raise InputError for what needs the whole model, under FSDP or DeepSpeed, where no process holds it."""
+    raise InputError(
+        f"{what} of a sharded model (FSDP or DeepSpeed)",
+        "one process, or several with the whole model each (DDP)",
+        "Save the model, then read it in one process.",
+    )
 
 
 def real_rows(accelerator: Any, rows: int) -> int:

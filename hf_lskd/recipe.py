@@ -49,10 +49,14 @@ class ModelSpec:
 @dataclass(frozen=True)
 class TeacherSpec(ModelSpec):
     """The teacher. `path` maps each label smoothing of the grid to a finished teacher; None: teachers are trained.
-    `shared`: one that a study beside this one has finished with the same signature is taken over in place of training."""
+    `shared`: one that a study beside this one has finished with the same signature is taken over in place of training.
+    `ensemble`: the seeds of the teachers that each student of their α learns from, all at once; None: from that of its own
+    seed. Its targets are the mean of what `ensemble_of` says, the tempered "probabilities" or the "logits"."""
 
     path: Mapping[float, str] | None = None
     shared: bool = False
+    ensemble: tuple[int, ...] | None = None
+    ensemble_of: str = "probabilities"
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,8 @@ class Recipe:
                 **_model_dict(self.teacher),
                 "path": paths and {str(a): path for a, path in paths.items()},
                 **({"shared": True} if self.teacher.shared else {}),
+                **({"ensemble": list(self.teacher.ensemble)} if self.teacher.ensemble else {}),
+                **({"ensemble_of": self.teacher.ensemble_of} if self.teacher.ensemble_of != "probabilities" else {}),
             },
             "students": [
                 {
@@ -225,7 +231,7 @@ def _recipe_of(document: Document) -> Recipe:
         task=page["task"],
         data=DataSpec(options.pop("source"), options),
         training=page["training"],
-        teacher=TeacherSpec(**page["teacher"]),
+        teacher=TeacherSpec(**_tuples(page["teacher"])),
         students=tuple(StudentSpec(**student) for student in page["students"]),
         grid=Grid(**_tuples(page["grid"])),
         eta=None if page["eta"] is None else EtaSpec(**_tuples(page["eta"])),

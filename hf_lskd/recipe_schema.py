@@ -67,6 +67,8 @@ TEACHER: dict[str, Field] = {
     "model": Field(optional(text)),
     "path": Field(optional(Kind("the path of a finished teacher, or {label smoothing: path}", _teacher_paths))),
     "shared": Field(boolean, False),
+    "ensemble": Field(optional(listed(integer(0, 2**32 - 1), unique=True))),
+    "ensemble_of": Field(choice("probabilities", "logits"), "probabilities"),
 }
 STUDENT: dict[str, Field] = {
     "name": Field(name, "student"),
@@ -158,6 +160,7 @@ def read_recipe(document: Document) -> dict[str, Any]:
     found["data"] = read_data(problems, page["data"], found["task"]) if "data" in page else {}
     students = _one_or_more_students(problems, page, found)
     _check_teacher(problems, found["teacher"] or {}, found["grid"] or {})
+    _check_ensemble(problems, found)
     roles = [(("teacher",), found["teacher"]), *students]
     for at, role in roles:
         own = (role or {}).get("training") or {}
@@ -256,6 +259,20 @@ def _one_or_more_students(
             problems.add((*at, "name"), f"{describe(student['name'])} twice", "each name once", hint)
         students.append((at, student))
     return students
+
+
+def _check_ensemble(problems: Problems, found: Mapping[str, Any]) -> None:
+    """Several teachers are trained ones, and they say no translation together."""
+    teacher = found["teacher"] or {}
+    if not teacher.get("ensemble"):
+        return
+    if teacher["path"] is not None:
+        hint = "For finished ones make each a cell, `hf-lskd train --role teacher`, and a student with --teacher A B."
+        problems.add(("teacher", "ensemble"), "an ensemble beside path", "one of the two", hint, key=True)
+    for at, student in _one_or_more(found):
+        if student["targets"] != "gold":
+            hint = "Several teachers give each token's probabilities together; a translation is one teacher's."
+            problems.add((*at, "targets"), f"{student['targets']} of an ensemble", "gold", hint)
 
 
 def _check_teacher(problems: Problems, teacher: dict[str, Any], grid: Mapping[str, Any]) -> None:

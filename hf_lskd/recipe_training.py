@@ -38,6 +38,7 @@ OWNED: dict[str, str] = {
     "kd_loss_scale": "Use grid.kd_loss_scale.",
     "kd_scale_student": "Use grid.scale_student.",
     "kd_top_k": "Use grid.kd_top_k.",
+    "kd_ensemble_of": "Use teacher.ensemble_of.",
     "seed": "Use grid.seed.",
     "data_seed": "Use grid.seed.",
     "model_ema": "Use switches.ema.",

@@ -21,6 +21,7 @@ FILE = "record.json"  # in a cell's folder: there when the cell is finished
 MODEL = "model"
 STATISTICS = "statistics.safetensors"
 PREDICTIONS = "predictions.safetensors"
+TARGETS = "targets.json"  # in a teacher's: g and entropy of what it teaches, by temperature
 PACKAGES = (
     "torch",
     "torchvision",
@@ -89,6 +90,11 @@ def exact(value: float | str | None) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+
+
+def target_point(temperature: float, top_k: int | None) -> str:
+    """The name of a temperature in `targets.json`, and of how many classes are kept where not all are."""
+    return exact(temperature) if top_k is None else f"{exact(temperature)} top {top_k}"
 
 
 def model_folder(path: Path) -> Path:

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hf_lskd import models
+from hf_lskd.arguments import LOGITS, PROBABILITIES
 from hf_lskd.errors import InputError
+from hf_lskd.losses import upcast
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +32,14 @@ class Teacher:
     def __init__(self, members: Sequence["Member"]) -> None:
         self.members = tuple(members)
 
-    @torch.no_grad()
-    def logits(self, inputs: Mapping[str, Any], temperature: float = 1.0) -> Tensor:
-        """The teacher's logits for a batch of model inputs.
+    def logits(self, inputs: Mapping[str, Any], temperature: float = 1.0, of: str = PROBABILITIES) -> Tensor:
+        """The teacher's logits for a batch of model inputs; an ensemble's are `ensemble_logits` of its members'."""
+        return ensemble_logits(self.outputs(inputs), temperature, of)
 
-        For an ensemble: logits z with softmax(z/T) = mean of the members' softmax(z_i/T) (Hinton et al. 2015), so that the
-        losses need not know of ensembles. Under no_grad, not inference mode: what is returned may be saved for a backward.
-        """
-        outputs = [member.logits(inputs) for member in self.members]
-        if len(outputs) == 1:
-            return outputs[0]
-        tempered = torch.stack([F.log_softmax(z.float() / temperature, dim=-1) for z in outputs])
-        return temperature * (torch.logsumexp(tempered, dim=0) - math.log(len(outputs)))
+    @torch.no_grad()
+    def outputs(self, inputs: Mapping[str, Any]) -> list[Tensor]:
+        """Each member's logits. Under no_grad, not inference mode: what is returned may be saved for a backward."""
+        return [member.logits(inputs) for member in self.members]
 
     def compile(self) -> None:
         """Compile each member on its own; the student is accelerate's business."""
@@ -78,6 +76,20 @@ class Member:
             images = images * scale.to(images) + shift.to(images)
         with torch.autocast(images.device.type, enabled=False) if self.own_dtype else contextlib.nullcontext():
             return call_on_images(self.forward, self.model, images.to(self.dtype), inputs)
+
+
+def ensemble_logits(outputs: Sequence[Tensor], temperature: float, of: str = PROBABILITIES) -> Tensor:
+    """One teacher's logits z from those of several, z_i `[…, C]`, so that the losses need not know of ensembles.
+
+    `of` "probabilities": softmax(z/T) is the mean of softmax(z_i/T) (Hinton et al. 2015), so z depends on T. "logits": z is
+    the mean of z_i; softmax(z/T) is then the geometric mean of theirs, renormalised. One model's logits are returned as they are.
+    """
+    if len(outputs) == 1:
+        return outputs[0]
+    if of == LOGITS:
+        return torch.stack([upcast(z) for z in outputs]).mean(0)
+    tempered = torch.stack([F.log_softmax(upcast(z) / temperature, dim=-1) for z in outputs])
+    return temperature * (torch.logsumexp(tempered, dim=0) - math.log(len(outputs)))
 
 
 def call_on_images(forward: Any, model: nn.Module, images: Tensor, inputs: Mapping[str, Any]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Subset
 
 from hf_lskd import losses
-from hf_lskd.penultimate import pop_targets
+from hf_lskd.penultimate import pop_targets, real_rows
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ def report_teacher(trainer: Any) -> None:
             if not trainer.owns(inputs.get("labels")) or inputs["labels"].is_floating_point():
                 return
             labels, _ = pop_targets(inputs)
-            logits = trainer.teacher_logits(inputs, labels)
+            mine = real_rows(trainer.accelerator, len(labels))
+            logits, labels = trainer.teacher_logits(inputs, labels)[:mine], labels[:mine]
             items = labels.ne(losses.IGNORE_INDEX)
             counts += torch.stack([(logits.argmax(-1).eq(labels) & items).sum(), items.sum()])
             classes = logits.shape[-1]

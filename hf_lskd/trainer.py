@@ -75,12 +75,11 @@ class Seq2SeqDistillationTrainer(DistillationMixin, Seq2SeqTrainer):
             "use_cache": False,
         }
 
-    def teacher_logits(self, inputs: Mapping[str, Any], labels: Tensor, temperature: float = 1.0) -> Tensor:
-        """`[B, L, V]` in the student's vocabulary."""
-        assert self.teacher is not None
-        if inputs.get(DECODER_IDS) is not None:
+    def teacher_inputs(self, inputs: Mapping[str, Any], labels: Tensor) -> Mapping[str, Any]:
+        """The batch with its labels, which each teacher's decoder reads behind its own start."""
+        if self.teacher is not None and inputs.get(DECODER_IDS) is not None:
             check_starts(self.accelerator.unwrap_model(self.model), self.teacher)
-        return self.teacher.logits({**inputs, "labels": labels}, temperature)
+        return {**inputs, "labels": labels}
 
     # ---- Batches
 

@@ -92,10 +92,12 @@ def reading(folder: Path, examples: int) -> dict[str, Any]:
     statistics = trainer.class_statistics()
     ids = [batch.example_id.tolist() for batch in trainer.penultimate()]
     predicted = trainer.predict(data)
+    evaluated = trainer.evaluate()
     return {
         "statistics": statistics.to_tensors(),
         "ids": [example for batch in ids for example in batch],
-        "nll": trainer.evaluate()["eval_nll"],
+        "nll": evaluated["eval_nll"],
+        "loss": evaluated["eval_loss"],
         "logits": torch.from_numpy(predicted.predictions),
         "labels": torch.from_numpy(predicted.label_ids),
     }

@@ -46,6 +46,15 @@ def slow_softmax(logits: Sequence[float], temperature: float) -> list[float]:
     return [x / math.fsum(e) for x in e]
 
 
+def slow_ensemble(members: Sequence[Sequence[float]], temperature: float, of: str) -> list[float]:
+    """The target probabilities of one item from several teachers' logits: the mean of their tempered probabilities (Hinton et
+    al. 2015), or the tempered probabilities of their mean logits."""
+    if of == "logits":
+        return slow_softmax([math.fsum(column) / len(members) for column in zip(*members)], temperature)
+    each = [slow_softmax(z, temperature) for z in members]
+    return [math.fsum(column) / len(members) for column in zip(*each)]
+
+
 def slow_target_gradient(logits: Rows, temperature: float) -> float:
     norms = [math.sqrt(math.fsum((p - 1 / len(z)) ** 2 for p in slow_softmax(z, temperature))) for z in logits]
     return temperature * math.fsum(norms) / len(norms)

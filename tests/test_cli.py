@@ -320,7 +320,7 @@ def test_every_command_of_a_dry_run_names_the_very_cell(
         raise Enough
 
     monkeypatch.setattr(single, "with_training", stop)
-    monkeypatch.setattr(single, "given_teacher", lambda args: Path() if args.role == "student" else None)
+    monkeypatch.setattr(single, "given_teachers", lambda args: [Path()] if args.role == "student" else [])
     monkeypatch.setattr(single, "finished", lambda path: {"label_smoothing": 0.1000001})
     main(["study", str(page), "--dry-run"])
     for line in capsys.readouterr().out.splitlines():

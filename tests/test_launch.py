@@ -26,7 +26,14 @@ from tests.launch_files import CPU_2, ROOT, page, processes, record_of, until, w
 from tests.tiny_study import dump, fork, values, write_images
 
 CONFIGS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
-PROCESSES = {"cpu_2": (2, 1), "ddp_8": (8, 1), "single_gpu": (1, 1), "two_machines": (16, 2)}
+PROCESSES = {
+    "cpu_2": (2, 1),
+    "ddp_8": (8, 1),
+    "single_gpu": (1, 1),
+    "two_machines": (16, 2),
+    "fsdp": (8, 1),
+    "deepspeed": (8, 1),
+}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

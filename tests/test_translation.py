@@ -163,14 +163,14 @@ def test_a_student_of_the_teachers_translations_learns_what_the_teacher_says(tex
     assert [line["source"] for line in lines] == [source for source, _ in pairs(300, 0)]
     task: Any = open_task(recipe)
     args = task.arguments(record_cell(recipe, "said"), tmp_path / "args")
-    rows = task._training_rows(recipe.students[0], teacher / "model", args)
+    rows = task._training_rows(recipe.students[0], [teacher / "model"], args)
     said = [
         line["target"]
         for line in lines
         if line["target"].strip() and len(task.tokenizer(line["target"]).input_ids) <= 40
     ]
     assert [task.tokenizer.decode(target, skip_special_tokens=True) for _, target in rows.rows] == said
-    both = task._training_rows(recipe.students[1], teacher / "model", args)
+    both = task._training_rows(recipe.students[1], [teacher / "model"], args)
     assert len(both) == len(rows) + 300
     assert len(both.lengths) == len(both)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from hf_lskd.errors import InputError
 from hf_lskd.recipe import ModelSpec, Recipe, StudentSpec, signature
 from hf_lskd.record import MODEL, Cell, exact, model_folder, read_record
 from hf_lskd.study.classes import similar_sets, three_classes
+from hf_lskd.study.grid import teachers_of
 from hf_lskd.tasks import open_task
 from hf_lskd.tasks.task import Task
 
@@ -65,10 +66,10 @@ def check_given_teacher(bench: Bench, label_smoothing: float, path: str) -> None
 # ---- Signatures
 
 
-def cell_signature(bench: Bench, cell: Cell, teacher: str | None = None) -> str:
-    """Hash of everything that can change the cell's numbers: data, model, training, switches, the cell, and its teacher's.
+def cell_signature(bench: Bench, cell: Cell, teachers: Sequence[str] = ()) -> str:
+    """Hash of everything that can change the cell's numbers: data, model, training, switches, the cell, and its teachers'.
 
-    `teacher` is the signature of the teacher that a student learns from; None: of its own teacher in this study.
+    `teachers` are the signatures of the teachers that a student learns from; none: of its own ones in this study.
     Versions and hardware stand in the record beside it: a study may go on after an update or on another machine.
     """
     recipe = bench.recipe.to_dict()
@@ -89,7 +90,8 @@ def cell_signature(bench: Bench, cell: Cell, teacher: str | None = None) -> str:
     if isinstance(spec, StudentSpec) and spec.targets != "gold":
         parts["targets"] = spec.targets
     if cell.role == "student":
-        parts["teacher"] = teacher or cell_signature(bench, cell.teacher)
+        own = teachers or [cell_signature(bench, one) for one in teachers_of(bench.recipe, cell)]
+        parts["teacher"] = own[0] if len(own) == 1 else {bench.recipe.teacher.ensemble_of: list(own)}
     return signature(parts)
 
 

@@ -7,13 +7,14 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from hf_lskd.errors import InputError
@@ -34,29 +35,30 @@ from hf_lskd.record import (
     versions,
     write_json,
 )
+from hf_lskd.sharding import whole_model
 from hf_lskd.study.batch import check_batch
 from hf_lskd.study.bench import Bench, cell_signature, process_state, world_size
 from hf_lskd.study.claims import agreed, not_writable
 from hf_lskd.study.sharing import take_teacher
-from hf_lskd.study.targets import loss_scale, targets_of, write_targets
+from hf_lskd.study.targets import METRICS, lessons, loss_scale, targets_of, write_predictions, write_targets
 from hf_lskd.tasks.task import SPLITS, Task
 
 CHECKPOINTS = "trainer"  # the Trainer's own folder inside an unfinished cell
 MARK = "signature"  # of the cell that an unfinished folder is being made for
 
 
-def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> dict[str, Any]:
+def run_cell(bench: Bench, cell: Cell, folder: Path, teachers: Sequence[Path]) -> dict[str, Any]:
     """Train and measure one cell; `folder` appears, complete, when it is done. Returns the record.
 
-    `teacher` is the finished cell of the teacher. It is read back from there, also when this process has just trained it,
-    and so is the cell's own model before it is measured: a model in memory and the same one on disk differ in the last
+    `teachers` are the finished cells of a student's teachers. They are read back from there, also when this process has just
+    trained them, and so is the cell's own model before it is measured: a model in memory and the same one on disk differ in the last
     bits. An interrupted run of the same cell continues from its last whole checkpoint.
     """
     started = time.perf_counter()
     forget_earlier_cells()
     reset_peak_memory()
-    source = taught_by(teacher)
-    sign = cell_signature(bench, cell, None if source is None else source["signature"])
+    sources = [taught_by(teacher) for teacher in teachers]
+    sign = cell_signature(bench, cell, [source["signature"] for source in sources])
     work = partial_folder(folder)
     first = world_size() == 1 or process_state(bench.recipe).is_main_process
     shared = cell.role == "teacher" and bench.recipe.teacher.shared
@@ -66,11 +68,11 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
         process_state(bench.recipe).wait_for_everyone()
     if shared and (record := read_record(folder)) is not None and record["status"] == "complete":
         return record
-    targets = targets_of(bench, cell, teacher)
+    targets = targets_of(bench, cell, teachers)
     factor = loss_scale(cell, targets["target_gradient"])
-    trainer = trained(bench, cell, work / CHECKPOINTS, teacher, factor)
+    trainer = trained(bench, cell, work / CHECKPOINTS, teachers, factor)
     train_end = time.perf_counter()
-    measured = measure(bench, cell, work, teacher)
+    measured = measure(bench, cell, work, teachers)
     if trainer.accelerator.is_main_process:
         record = {
             **base_record(bench.recipe, cell, sign),
@@ -78,7 +80,7 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
             **targets,
             **history(trainer.state.log_history, bench.task),
             "kd_loss_scale_value": factor if cell.role == "student" else None,
-            "teacher": source and {key: source[key] for key in ("name", "record_sha256")},
+            "teacher": teacher_entry(bench, teachers, sources),
             "hardware": hardware(trainer.accelerator.num_processes),
             "durations": durations(started, train_end),
             "peak_memory_mb": peak_memory_mb(),
@@ -91,15 +93,25 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
     return read_record(folder) or {}
 
 
-def taught_by(teacher: Path | None) -> dict[str, Any] | None:
+def taught_by(teacher: Path) -> dict[str, Any]:
     """Name, signature and the record's hash of a teacher's finished cell."""
-    if teacher is None:
-        return None
     record = read_record(teacher) or {}
     return {"name": record["name"], "signature": record["signature"], "record_sha256": file_sha256(teacher / FILE)}
 
 
-def trained(bench: Bench, cell: Cell, work: Path, teacher: Path | None, factor: float) -> Any:
+def teacher_entry(
+    bench: Bench, teachers: Sequence[Path], sources: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """A student's teacher as its record names it; of an ensemble its members, and its own metrics on the held-out data."""
+    named = [{key: source[key] for key in ("name", "record_sha256")} for source in sources]
+    if len(named) < 2:
+        return named[0] if named else None
+    of = bench.recipe.teacher.ensemble_of
+    metrics = json.loads((lessons(teachers, of) / METRICS).read_text(encoding="utf-8"))
+    return {"name": " + ".join(one["name"] for one in named), "of": of, "members": named, "metrics": metrics}
+
+
+def trained(bench: Bench, cell: Cell, work: Path, teachers: Sequence[Path], factor: float) -> Any:
     """The trainer after its training, its model saved beside `work`; a finished teacher that the recipe brings is copied."""
     if cell.role == "teacher" and bench.recipe.teacher.path is not None:
         trainer = bench.task.reader(cell, model_folder(Path(bench.recipe.teacher.path[cell.label_smoothing])))
@@ -107,7 +119,7 @@ def trained(bench: Bench, cell: Cell, work: Path, teacher: Path | None, factor: 
         trainer = bench.task.trainer(
             cell,
             work,
-            teacher=None if teacher is None else teacher / MODEL,
+            teachers=[teacher / MODEL for teacher in teachers],
             loss_scale=factor,
             callbacks=[] if bench.on_step is None else [StepCallback(bench.on_step)],
         )
@@ -119,8 +131,9 @@ def trained(bench: Bench, cell: Cell, work: Path, teacher: Path | None, factor: 
             bench.say(said if checkpoint is None else f"{said}; goes on from {Path(checkpoint).name}")
         trainer.train(resume_from_checkpoint=checkpoint)
         refuse_diverged(trainer.model)
+    model = whole_model(trainer, lambda: bench.task.build(cell))
     if trainer.accelerator.is_main_process:
-        bench.task.save(trainer.accelerator.unwrap_model(trainer.model), bench.task.spec(cell), work.parent / MODEL)
+        bench.task.save(model, bench.task.spec(cell), work.parent / MODEL)
     trainer.accelerator.wait_for_everyone()
     return trainer
 
@@ -131,14 +144,15 @@ class DivergedError(RuntimeError):
 
 def refuse_diverged(model: torch.nn.Module) -> None:
     """Weights that are not finite have no accuracy, no η and nothing to teach."""
-    for name, weight in model.named_parameters():
+    for name, parameter in model.named_parameters():
+        weight = parameter.to_local() if isinstance(parameter, DTensor) else parameter
         if not bool(torch.isfinite(weight).all()):
             raise DivergedError(
                 f"training diverged: {name} has values that are not finite. Lower learning_rate, or raise warmup_steps."
             )
 
 
-def measure(bench: Bench, cell: Cell, work: Path, teacher: Path | None) -> dict[str, Any]:
+def measure(bench: Bench, cell: Cell, work: Path, teachers: Sequence[Path]) -> dict[str, Any]:
     """The saved model on both splits under the evaluation transform: statistics and predictions to files, the rest returned."""
     task, spec = bench.task, bench.task.spec(cell)
     reader = task.reader(cell, work / MODEL)
@@ -150,8 +164,7 @@ def measure(bench: Bench, cell: Cell, work: Path, teacher: Path | None) -> dict[
         for split, reading in zip(SPLITS, (train, validation)):
             tensors.update(reading.statistics.to_tensors(f"{split}."))
         save_file(tensors, work / STATISTICS)
-        kept = ("label", "prediction", "confidence", "nll")
-        save_file({key: validation.predictions[key].contiguous() for key in kept}, work / PREDICTIONS)
+        write_predictions(work, validation.predictions)
         if train.targets is not None:
             write_targets(work, train.targets)
     made = task.output(reader, work)
@@ -161,8 +174,9 @@ def measure(bench: Bench, cell: Cell, work: Path, teacher: Path | None) -> dict[
         f"train_{task.curve_metric}": on_train,
         **made["metrics"],
     }
-    if teacher is not None:
-        metrics["agreement"] = agreement(validation.predictions, load_file(teacher / PREDICTIONS))
+    if teachers:
+        said = load_file(lessons(teachers, bench.recipe.teacher.ensemble_of) / PREDICTIONS)
+        metrics["agreement"] = agreement(validation.predictions, said)
     return {**made, "metrics": metrics}
 
 

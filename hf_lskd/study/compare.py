@@ -19,12 +19,13 @@ compare.csv has one row a cell and metric (`kind` cell) and one a claim (`kind` 
 | verdict | agrees, differs, cannot tell, no published number | holds, does not hold, cannot tell |
 | paper_temperature, paper_verdict | empty | what the paper's own numbers say, by their order alone |
 | ours_best_epoch | mean of the best epoch's top-1, beside top1 | empty |
-| target_gradient | g of the study's teacher at this T, mean over seeds | empty |
+| target_gradient | g of the study's teacher at this T, mean over seeds; also of a cell of the paper's whose teacher alone is
+finished (seeds 0) | empty |
 
 The two claims are worded in `compare_claims`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,13 +72,15 @@ class CellRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One student beside its table; `missing` are cells of the table, (α, T), that the study has not finished."""
+    """One student beside its table; `missing` are cells of the table, (α, T), that the study has not finished, and `untrained`
+    those of them whose teacher is finished, so that g at least is known."""
 
     student: str
     pair: PaperPair
     rows: tuple[CellRow, ...]
     claims: tuple[Claim, ...]
     missing: tuple[tuple[float, float | None], ...]
+    untrained: tuple[CellRow, ...] = ()
 
 
 def write_comparison(folder: Path) -> tuple[Scores, list[Comparison]]:
@@ -104,6 +107,15 @@ def write_comparison(folder: Path) -> tuple[Scores, list[Comparison]]:
     return scores, found
 
 
+def keep_comparison(folder: Path) -> None:
+    """Write `compare.csv` beside a study's other tables where a student names a table of the paper's; remove an old one else."""
+    study = read_study(folder)
+    if paper_students(study) and (study.students or study.teachers):
+        write_comparison(folder)
+    else:
+        (folder / COMPARE).unlink(missing_ok=True)
+
+
 def paper_students(study: StudyFolder) -> dict[str, PaperPair]:
     """The students with a table of the paper, by name. Raises InputError for a pair that does not exist."""
     students = [s for s in study.recipe.get("students") or [] if isinstance(s, Mapping)]
@@ -120,10 +132,28 @@ def comparisons(scores: Scores) -> list[Comparison]:
         rows = tuple(cell_row(scores, pair, key, metric) for key in keys for metric in pair.metrics)
         claims = tuple(claim for setting in settings for claim in ordering(scores, pair, setting))
         finished = {(key.alpha, key.temperature) for key in keys}
-        found.append(
-            Comparison(student, pair, rows, claims, tuple(cell for cell in pair.cells if cell not in finished))
-        )
+        missing = tuple(cell for cell in pair.cells if cell not in finished)
+        found.append(Comparison(student, pair, rows, claims, missing, untrained(scores, student, pair, missing)))
     return found
+
+
+def untrained(
+    scores: Scores, student: str, pair: PaperPair, missing: Sequence[tuple[float, float | None]]
+) -> tuple[CellRow, ...]:
+    """Rows of the paper's cells that no student of ours was trained for, where g of their teacher's targets was measured."""
+    setting = Setting(student, kd_top_k=pair.top_k)
+    rows = []
+    for alpha, temperature in missing:
+        teachers = scores.cells.get(Key(None, alpha, None), {})
+        g = {seed: scores.folder.gradient(cell.name, temperature, pair.top_k) for seed, cell in teachers.items()}
+        mean = mean_of({seed: value for seed, value in g.items() if value is not None})
+        key = Key(setting, alpha, temperature)
+        rows += [
+            CellRow(key, m, pair.value(alpha, temperature, m), None, None, mean)
+            for m in pair.metrics
+            if mean is not None
+        ]
+    return tuple(rows)
 
 
 def cell_row(scores: Scores, pair: PaperPair, key: Key, metric: str) -> CellRow:
@@ -166,7 +196,7 @@ def as_published(setting: Setting, pair: PaperPair) -> bool:
 
 def csv_rows(found: Comparison) -> Iterable[dict[str, Any]]:
     """The rows of one student: its teachers and cells, then its claims."""
-    for row in found.rows:
+    for row in (*found.rows, *found.untrained):
         yield {
             **_place(found, row.key.setting, "cell", row.metric),
             "label_smoothing": row.key.alpha,

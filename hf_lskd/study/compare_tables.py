@@ -109,7 +109,7 @@ def cell_table(scores: Scores, found: Comparison) -> Table:
     """A row a cell and metric: the paper's number, ours, difference, verdict, g."""
     settings = scores.settings(found.student)
     best = any(row.best_epoch is not None for row in found.rows)
-    rows = [cell_row(row, settings, best) for row in found.rows]
+    rows = [cell_row(row, settings, best) for row in (*found.rows, *found.untrained)]
     head = ["cell", "", "paper", "ours", "seeds", *(["best epoch"] if best else []), "difference", "verdict", "g"]
     return Table("Each cell beside the paper’s", head, rows, labels=2, note="g: of our teacher’s logits at this T.")
 

@@ -1,4 +1,4 @@
-"""From a recipe's grid to its cells: one teacher a row (α, seed), and the columns of students that differ only in T or loss weight."""
+"""From a recipe's grid to its cells: the teachers of each row, and the columns of students that differ only in T or loss weight."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +20,16 @@ CURVE = (
 
 @dataclass(frozen=True)
 class Column:
-    """The students of one teacher that differ only in T or in the weight of the soft loss: the runner's unit of work."""
+    """The students of one teacher, or ensemble, that differ only in T or in the weight of the soft loss: the runner's unit of
+    work."""
 
-    teacher: Cell
+    teachers: tuple[Cell, ...]
     students: tuple[Cell, ...]
+
+    @property
+    def teacher(self) -> Cell:
+        """The first of the teachers, which the row is called by."""
+        return self.teachers[0]
 
 
 def columns(recipe: Recipe) -> Iterator[Column]:
@@ -32,10 +38,10 @@ def columns(recipe: Recipe) -> Iterator[Column]:
     kinds = list(product(recipe.students, grid.scale_student, grid.student_label_smoothing, grid.kd_top_k))
     points = list(product(grid.kd_weight, grid.kd_loss_scale, grid.temperature))
     for seed, label_smoothing in product(grid.seed, grid.label_smoothing):
-        teacher = Cell("teacher", label_smoothing, seed)
+        taught_by = row_teachers(recipe, label_smoothing, seed)
         for student, scale_student, own_smoothing, top_k in kinds:
             yield Column(
-                teacher,
+                taught_by,
                 tuple(
                     Cell(
                         "student",
@@ -54,20 +60,34 @@ def columns(recipe: Recipe) -> Iterator[Column]:
             )
 
 
+def row_teachers(recipe: Recipe, label_smoothing: float, seed: int) -> tuple[Cell, ...]:
+    """The teachers that a student of this α and seed learns from: one of its own seed, or the recipe's ensemble."""
+    return tuple(Cell("teacher", label_smoothing, one) for one in recipe.teacher.ensemble or (seed,))
+
+
+def teachers_of(recipe: Recipe, cell: Cell) -> tuple[Cell, ...]:
+    """The teachers that must be finished before `cell`: those that it learns from, none for a teacher."""
+    return () if cell.role == "teacher" else row_teachers(recipe, cell.label_smoothing, cell.seed)
+
+
 def cells(recipe: Recipe) -> list[Cell]:
     """Every cell once, each teacher before its students."""
     ordered: dict[Cell, None] = {}
     for column in columns(recipe):
-        ordered.setdefault(column.teacher)
-        ordered.update(dict.fromkeys(column.students))
+        ordered.update(dict.fromkeys((*column.teachers, *column.students)))
     return list(ordered)
 
 
 def teachers(recipe: Recipe) -> list[Cell]:
-    """The teacher of each row of the grid."""
+    """Every teacher of the grid, once."""
     return [cell for cell in cells(recipe) if cell.role == "teacher"]
 
 
-def row_of(cell: Cell) -> Cell:
-    """The teacher of the cell's row: its own, or itself."""
-    return cell if cell.role == "teacher" else cell.teacher
+def rows_of(recipe: Recipe) -> list[Cell]:
+    """The rows of the grid by their first teachers: what shares no teacher, so that rows may run at once."""
+    return list(dict.fromkeys(column.teacher for column in columns(recipe)))
+
+
+def row_of(recipe: Recipe, cell: Cell) -> Cell:
+    """The first teacher of the cell's row."""
+    return row_teachers(recipe, cell.label_smoothing, cell.seed)[0]

@@ -90,7 +90,7 @@ def command(config: Config, folder: Path, cell: Cell) -> list[str]:
     return [*launch, "-m", "hf_lskd.study.launched", *words]
 
 
-def make_launched(config: Config, bench: Bench, cell: Cell, place: Path, teacher: Path | None) -> dict[str, Any]:
+def make_launched(config: Config, bench: Bench, cell: Cell, place: Path, teachers: Sequence[Path]) -> dict[str, Any]:
     """Make a cell by a process group of its own, and return its record: complete, or failed with the group's exit status."""
     folder = place.parent.parent.resolve()
     log = log_of(folder, cell)

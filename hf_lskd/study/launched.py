@@ -130,14 +130,16 @@ def make(recipe: Recipe, cell: Cell, place: Path) -> dict[str, Any]:
     from hf_lskd.study.bench import open_bench
     from hf_lskd.study.cell import finished, run_cell
     from hf_lskd.study.claims import agreed
+    from hf_lskd.study.grid import teachers_of
 
     if (record := agreed(recipe, partial(finished, place))) is not None:
         say(f"{cell.name} is finished already")
         return record
-    teacher = None if cell.role == "teacher" else place.with_name(cell.teacher.name)
-    if teacher is not None and finished(teacher) is None:
-        raise InputError(f"a student without its teacher {cell.teacher.name}", "a finished one in the study's folder")
-    return run_cell(replace(open_bench(recipe), say=partial(tell, cell.name)), cell, place, teacher)
+    teachers = [place.with_name(teacher.name) for teacher in teachers_of(recipe, cell)]
+    for teacher in teachers:
+        if finished(teacher) is None:
+            raise InputError(f"a student without its teacher {teacher.name}", "a finished one in the study's folder")
+    return run_cell(replace(open_bench(recipe), say=partial(tell, cell.name)), cell, place, teachers)
 
 
 def tell(name: str, what: str) -> None:

@@ -35,10 +35,20 @@ def write_projections(
     Raises InputError as `three_classes` does.
     """
     chosen = three_classes(recipe, task, classes, sets)
-    seed = min(record["seed"] for record in records)
-    first = [record for record in records if record["seed"] == seed]
+    first = first_rows(records)
     if made_from(chosen, first) != read_made_from(folder / PROJECTIONS):
         write_json(folder / PROJECTIONS, projections(folder, task, first, chosen))
+
+
+def first_rows(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The students of the smallest seed, and of each α the teacher of that seed, else the first of an ensemble's."""
+    students = [record for record in records if record["role"] == "student"]
+    seed = min(record["seed"] for record in students or records)
+    teachers: dict[float, Mapping[str, Any]] = {}
+    for record in records:
+        if record["role"] == "teacher" and (record["seed"] == seed or record["label_smoothing"] not in teachers):
+            teachers[record["label_smoothing"]] = record
+    return [*teachers.values(), *(record for record in students if record["seed"] == seed)]
 
 
 def projections(

@@ -186,6 +186,8 @@ def _notices(scores: Scores) -> list[tuple[str, str]]:
     ]
     slow = slow_learning(scores, scores.settings()[0]) if scores.metric == "bleu" and students else ""
     found += [("limits", slow)] if slow else []
+    together = made.ensemble(scores.folder)
+    found += [("results", together)] if together else []
     lowest = floor(scores)
     low = [k for k in scores.cells if learnt_nothing(scores, k)]
     if lowest and low:

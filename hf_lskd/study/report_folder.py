@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_lskd.errors import InputError
+from hf_lskd.record import TARGETS, target_point
 
 METRICS = (
     *("top1", "top5", "ece", "nll", "train_top1", "best_top1", "best_epoch", "agreement"),
@@ -142,6 +143,15 @@ class StudyFolder:
             return tensors["label"], tensors["prediction"]
         except (SafetensorError, KeyError, OSError) as error:
             raise InputError(f"{path}: {error}", "safetensors with label and prediction", _AGAIN) from error
+
+    def gradient(self, teacher: str, temperature: float | None, top_k: int | None) -> float | None:
+        """g of a teacher's targets, as it was measured beside the teacher; None where it was not, and for an ensemble's member,
+        whose students learn from something else."""
+        path = self.path / "cells" / teacher / TARGETS
+        if temperature is None or not path.is_file() or (self.recipe.get("teacher") or {}).get("ensemble"):
+            return None
+        found = _json(path).get(target_point(temperature, top_k)) or {}
+        return found.get("gradient")
 
     def translations(self, name: str) -> list[Line] | None:
         """A cell's translations of the held-out pairs, in order; None where they were not kept."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from hf_lskd.study.report_folder import StudyFolder
 from hf_lskd.study.report_tables import Table
+from hf_lskd.study.report_words import listed, smoothing
 
 
 def failures(folder: StudyFolder) -> Table | None:
@@ -78,6 +79,32 @@ def settings(folder: StudyFolder) -> Table:
         if recipe.get(name)
     ]
     return Table("Settings (resolved recipe)", ["", ""], rows, labels=2, prose=True)
+
+
+ENSEMBLE_OF = {"probabilities": "tempered probabilities", "logits": "logits"}
+
+
+def ensemble(folder: StudyFolder) -> str:
+    """That students learn from several teachers at once, and how good these are together; empty where each has one."""
+    found: dict[float, Mapping[str, Any]] = {}
+    for cell in folder.students:
+        teacher = folder.records.get(cell.name, {}).get("teacher") or {}
+        if "members" in teacher:
+            found.setdefault(cell.alpha, teacher)
+    if not found:
+        return ""
+    size = listed(sorted({str(len(teacher["members"])) for teacher in found.values()}))
+    of = listed(sorted({ENSEMBLE_OF[teacher["of"]] for teacher in found.values()}))
+    metric, words, unit = ("bleu", "", "") if folder.translates else ("top1", "top-1", " %")
+    scores = [
+        f"{words} {teacher['metrics'][metric]:.1f}{unit} {smoothing(alpha)}"
+        for alpha, teacher in sorted(found.items())
+        if metric in teacher["metrics"]
+    ]
+    return (
+        f"Each student learns from {size} teachers of its α together, from the mean of their {of}; “teacher” in tables and "
+        f"charts is one of them alone.{f' Together: {listed(scores)}.' if scores else ''}"
+    )
 
 
 def versions(folder: StudyFolder) -> Table:

@@ -17,7 +17,7 @@ from hf_lskd.study.bench import Bench, check_processes, open_bench
 from hf_lskd.study.cell import fail_cell, finished, run_cell
 from hf_lskd.study.claims import agreed, alone, claim, claim_together, is_first, sweep, wait_for_all
 from hf_lskd.study.classes import sets_of_study
-from hf_lskd.study.grid import Column, cells, columns, row_of, teachers
+from hf_lskd.study.grid import Column, cells, columns, row_of, rows_of
 from hf_lskd.study.ownership import check_given_teachers, refuse_foreign, study_recipe, working_in
 from hf_lskd.study.progress import Progress
 from hf_lskd.study.projections import write_projections
@@ -43,6 +43,7 @@ def run_study(
     `open_bench`) and when `folder` holds another study or something else. `launch` says how cells
     are started elsewhere (fields of `Bench`).
     """
+    from hf_lskd.study.compare import keep_comparison
     from hf_lskd.study.report import write_report
 
     check_processes(recipe)
@@ -57,18 +58,19 @@ def run_study(
             sweep(folder / CELLS)
             tables.write_all(folder, recipe, bench.task, records, bench.sets)
             write_report(folder)
+            keep_comparison(folder)
     wait_for_all(recipe)
     return records
 
 
 def run_grid(bench: Bench, folder: Path, cache_dir: Path | None, jobs: int) -> list[dict[str, Any]]:
     """Every cell of the grid. Returns their records in the grid's order."""
-    planned, rows = cells(bench.recipe), teachers(bench.recipe)
+    planned, rows = cells(bench.recipe), rows_of(bench.recipe)
     missing = [cell for cell in planned if finished(folder / CELLS / cell.name) is None]
     with Progress(len(planned), sys.stderr, done=len(planned) - len(missing), jobs=jobs) as progress:
         if jobs == 1 or not missing:
             return run_cells(bench, folder / CELLS, rows, progress)
-        unfinished = [row for row in rows if row in {row_of(cell) for cell in missing}]
+        unfinished = [row for row in rows if row in {row_of(bench.recipe, cell) for cell in missing}]
         ended = run_side_by_side(unfinished, folder, cache_dir, jobs, progress)
         for cell in missing:
             if cell.name not in ended:
@@ -96,7 +98,7 @@ def run_cells(bench: Bench, folder: Path, rows: Sequence[Cell], progress: Any) -
 
     What another process is making is left to it, and waited for at the end; a process that dies gives its cell back.
     """
-    planned = [cell for cell in cells(bench.recipe) if row_of(cell) in rows]
+    planned = [cell for cell in cells(bench.recipe) if row_of(bench.recipe, cell) in rows]
     records = agreed(bench.recipe, partial(finished_of, planned, folder))
     earlier = {cell: stamp for cell in planned if (stamp := failure(folder / cell.name)) is not None}
     gc.freeze()  # the modules of torch and transformers: collecting them again and again costs half a second a cell
@@ -139,16 +141,18 @@ def run_column(
 
     `earlier` are the failures that are to be tried again.
     """
-    for cell in (column.teacher, *column.students):
-        if cell in records or (cell.role == "student" and column.teacher not in records):
-            continue  # finished, or tried by this run; or its teacher is in other hands
+    for cell in (*column.teachers, *column.students):
+        needed = column.teachers if cell.role == "student" else ()
+        if cell in records or any(teacher not in records for teacher in needed):
+            continue  # finished, or tried by this run; or a teacher of it is in other hands
         with claim_together(bench.recipe, folder / cell.name) as mine:
             record = agreed(bench.recipe, partial(ended, folder / cell.name, earlier.get(cell)))
             if record is not None:  # by another process
                 progress.finish(cell.name, record)
                 records[cell] = record
             elif mine:
-                records[cell] = try_cell(bench, cell, folder, records.get(column.teacher), progress)
+                taught_by = [records[teacher] for teacher in needed]
+                records[cell] = try_cell(bench, cell, folder, taught_by, progress)
 
 
 def ended(folder: Path, earlier: tuple[int, int] | None) -> dict[str, Any] | None:
@@ -158,18 +162,19 @@ def ended(folder: Path, earlier: tuple[int, int] | None) -> dict[str, Any] | Non
 
 
 def try_cell(
-    bench: Bench, cell: Cell, folder: Path, teacher: Mapping[str, Any] | None, progress: Any
+    bench: Bench, cell: Cell, folder: Path, taught_by: Sequence[Mapping[str, Any]], progress: Any
 ) -> dict[str, Any]:
-    """The record of a cell that is made now, or of its failure. `teacher` is the record of a student's teacher."""
-    if teacher is not None and teacher["status"] == "failed":
-        why = InputError(f"its teacher {teacher['name']} failed: {teacher['error']['message']}")
+    """The record of a cell that is made now, or of its failure. `taught_by` are the records of a student's teachers."""
+    failed = next((teacher for teacher in taught_by if teacher["status"] == "failed"), None)
+    if failed is not None:
+        why = InputError(f"its teacher {failed['name']} failed: {failed['error']['message']}")
         record = fail_cell(bench.recipe, cell, folder / cell.name, why)
         progress.finish(cell.name, record)
         return record
     progress.start(cell.name)
     try:
         told = replace(bench, on_step=partial(progress.step, cell.name))
-        record = (bench.make or run_cell)(told, cell, folder / cell.name, folder / teacher["name"] if teacher else None)
+        record = (bench.make or run_cell)(told, cell, folder / cell.name, [folder / one["name"] for one in taught_by])
     except Exception as error:  # a cell's own failure must not cost the others; KeyboardInterrupt passes
         record = fail_cell(bench.recipe, cell, folder / cell.name, error)
     progress.finish(cell.name, record)

@@ -13,7 +13,7 @@ from typing import Any
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe
 from hf_lskd.record import CELLS, Cell
-from hf_lskd.study.grid import teachers
+from hf_lskd.study.grid import rows_of
 
 MARK = "\x1ehf-lskd "  # before each line of a row's process that is meant for the one that began it
 Note = tuple[int, Any]  # which row, and what its process said: a line of JSON, or how it ended
@@ -37,7 +37,7 @@ def jobs_of(recipe: Recipe, asked: int | None) -> int:
         return 1
     if asked is None:
         asked = 1 if torch.accelerator.is_available() else torch.get_num_threads()
-    return min(asked, len(teachers(recipe)))
+    return min(asked, len(rows_of(recipe)))
 
 
 def threads_of(jobs: int) -> int:

@@ -23,8 +23,8 @@ def train_one(recipe: Recipe, args: Any) -> dict[str, Any]:
     Raises InputError for options that do not fit, a student without a teacher, and an output folder that holds something else.
     """
     check_processes(recipe, args.processes)
-    teacher = given_teacher(args)
-    taught_by = {} if teacher is None else finished(teacher) or {}
+    teachers = given_teachers(args)
+    taught_by = [finished(teacher) or {} for teacher in teachers]
     cell = chosen_cell(recipe, args, taught_by)
     recipe = with_training(recipe, cell, args.rest)
     folder = (args.output_dir or Path("runs") / recipe.name / CELLS / cell.name).resolve()
@@ -37,7 +37,7 @@ def train_one(recipe: Recipe, args: Any) -> dict[str, Any]:
             f"{folder} is not empty and holds no cell", "a new or empty folder", "Choose another --output-dir."
         )
     if record is not None and record["status"] == "complete":
-        if record["signature"] != cell_signature(bench, cell, taught_by.get("signature")):
+        if record["signature"] != cell_signature(bench, cell, [one["signature"] for one in taught_by]):
             raise InputError(
                 f"{folder} holds another cell: {record['name']} of other data, settings or teacher",
                 "a new folder, or this very cell's",
@@ -48,13 +48,13 @@ def train_one(recipe: Recipe, args: Any) -> dict[str, Any]:
         if not mine:
             raise InputError(f"another process is making {folder}", "one process a cell", "Wait for it, or stop it.")
         progress.start(cell.name)
-        record = run_cell(replace(bench, on_step=partial(progress.step, cell.name)), cell, folder, teacher)
+        record = run_cell(replace(bench, on_step=partial(progress.step, cell.name)), cell, folder, teachers)
         progress.finish(cell.name, record)
     return record
 
 
-def chosen_cell(recipe: Recipe, args: Any, teacher: Mapping[str, Any]) -> Cell:
-    """The grid's first values, and what the options say otherwise; a student's α is that of `teacher`, its teacher's record."""
+def chosen_cell(recipe: Recipe, args: Any, teachers: Sequence[Mapping[str, Any]]) -> Cell:
+    """The grid's first values, and what the options say otherwise; a student's α is that of its teachers' records."""
     grid = recipe.grid
     label_smoothing = grid.label_smoothing[0] if args.label_smoothing is None else args.label_smoothing
     losses.check_smoothing(label_smoothing)
@@ -66,13 +66,17 @@ def chosen_cell(recipe: Recipe, args: Any, teacher: Mapping[str, Any]) -> Cell:
             raise InputError(f"--label-smoothing {label_smoothing:g}", "one that teacher.path has a teacher for")
         return Cell("teacher", label_smoothing, seed)
     if args.label_smoothing is None:
-        label_smoothing = teacher["label_smoothing"]
-    elif label_smoothing != teacher["label_smoothing"]:
-        raise InputError(
-            f"--label-smoothing {label_smoothing:g} with a teacher of label smoothing {teacher['label_smoothing']:g}",
-            "the teacher's own: a student's label_smoothing names its teacher's α",
-            "For the student's own smoothing use --student-label-smoothing.",
-        )
+        label_smoothing = teachers[0]["label_smoothing"]
+    for teacher in teachers:
+        if label_smoothing != teacher["label_smoothing"]:
+            which = (
+                "--label-smoothing" if args.label_smoothing is not None else f"{teachers[0]['name']} of label smoothing"
+            )
+            raise InputError(
+                f"{which} {label_smoothing:g} with a teacher of label smoothing {teacher['label_smoothing']:g}",
+                "the teacher's own: a student's label_smoothing names its teacher's α",
+                "For the student's own smoothing use --student-label-smoothing.",
+            )
     return student_cell(recipe, args, label_smoothing, seed)
 
 
@@ -135,20 +139,27 @@ STUDENT_OPTIONS = (
 )
 
 
-def given_teacher(args: Any) -> Path | None:
-    """The finished cell that a student learns from, by its folder or that of the model in it; None for a teacher's own run."""
+def given_teachers(args: Any) -> list[Path]:
+    """The finished cells that a student learns from, by their folders or those of the models in them; none for a teacher's run."""
     if args.role == "teacher":
         for option in STUDENT_OPTIONS:
             if getattr(args, option) is not None:
                 raise InputError(
                     f"--{option.replace('_', '-')} for a teacher", "student options only with --role student"
                 )
-        return None
-    path: Path | None = args.teacher
-    if path is None:
+        return []
+    if not args.teacher:
         raise InputError(
             "a student without --teacher", "the folder of a finished teacher", "Train one with --role teacher first."
         )
+    folders = [given_teacher(path) for path in args.teacher]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError(f"--teacher {' '.join(map(str, args.teacher))}", "each teacher once")
+    return folders
+
+
+def given_teacher(path: Path) -> Path:
+    """The finished teacher's cell that `path`, or the folder above it, is. Raises InputError for anything else."""
     folder = path.parent if path.name == MODEL and (path.parent / FILE).is_file() else path
     record = finished(folder)
     if record is None or record["role"] != "teacher":

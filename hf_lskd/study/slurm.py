@@ -20,7 +20,7 @@ from hf_lskd.study import tables
 from hf_lskd.study.bench import Bench, open_bench
 from hf_lskd.study.cell import fail_cell, finished
 from hf_lskd.study.claims import alone, claim, sweep
-from hf_lskd.study.grid import cells, row_of, teachers
+from hf_lskd.study.grid import cells, row_of, row_teachers, rows_of
 from hf_lskd.study.launch import LOGS, Config, read_config
 from hf_lskd.study.ownership import check_given_teachers, refuse_foreign, working_in
 from hf_lskd.study.slurm_script import read_template, script
@@ -34,11 +34,11 @@ ASK = 20.0  # seconds between two questions to squeue meanwhile
 
 @dataclass(frozen=True)
 class Array:
-    """Cells that one array makes, an element each, once the element `after` has ended well (None: at once)."""
+    """Cells that one array makes, an element each, once the elements `after` have ended well."""
 
     name: str
     cells: tuple[Cell, ...]
-    after: str | None = None
+    after: tuple[str, ...] = ()
 
 
 def run_jobs(recipe: Recipe, folder: Path, args: Any) -> list[dict[str, Any]] | None:
@@ -107,11 +107,12 @@ def arrays(recipe: Recipe, folder: Path, missing: Sequence[Cell], waiting: Mappi
     first = tuple(cell for cell in missing if cell.role == "teacher")
     if first:
         yield Array("teachers", first)
-    for teacher in teachers(recipe):
-        students = tuple(cell for cell in missing if cell.role == "student" and row_of(cell) == teacher)
+    for row in rows_of(recipe):
+        students = tuple(cell for cell in missing if cell.role == "student" and row_of(recipe, cell) == row)
         if students:
-            after = jobs_of(folder)[teacher.name][-1] if teacher in first else waiting.get(teacher.name)
-            yield Array(f"students-of-{teacher.name}", students, after)
+            teachers = row_teachers(recipe, row.label_smoothing, row.seed)
+            found = [jobs_of(folder)[one.name][-1] if one in first else waiting.get(one.name) for one in teachers]
+            yield Array(f"students-of-{row.name}", students, tuple(job for job in found if job is not None))
 
 
 def options(array: Array, folder: Path, config: Config | None, limit: int | None) -> list[str]:
@@ -120,8 +121,8 @@ def options(array: Array, folder: Path, config: Config | None, limit: int | None
     found = ["--parsable", f"--array=0-{len(array.cells) - 1}{most}", f"--job-name={array.name}"]
     found += ["--requeue", "--open-mode=append", f"--output={folder / SLURM}/%A_%a.out"]
     found += [f"--nodes={config.machines}"] if config is not None and config.machines > 1 else []
-    if array.after is not None:
-        found += [f"--dependency=afterok:{array.after}", "--kill-on-invalid-dep=yes"]
+    if array.after:
+        found += [f"--dependency=afterok:{':'.join(array.after)}", "--kill-on-invalid-dep=yes"]
     return found
 
 
@@ -178,7 +179,7 @@ def tell(recipe: Recipe, folder: Path, submitted: Mapping[str, Array]) -> None:
     planned, new = cells(recipe), [cell for array in submitted.values() for cell in array.cells]
     done = len(planned) - len(missing_of(recipe, folder))
     for job, array in submitted.items():
-        after = "" if array.after is None else f", after {array.after}"
+        after = f", after {', '.join(array.after)}" if array.after else ""
         print(f"job {job}: {array.name}, {len(array.cells)} cells{after}")
     roles = [cell.role for cell in new]
     print(

@@ -1,56 +1,91 @@
 """What a teacher's tempered targets are like: g(T) and their entropy, kept beside the teacher's record."""
 
 import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 from hf_lskd.analysis.gradient import TargetGradient, equalised_loss_scale
-from hf_lskd.record import MODEL, Cell, exact, write_json
+from hf_lskd.recipe import signature
+from hf_lskd.record import MODEL, PREDICTIONS, TARGETS, Cell, read_record, target_point, write_json
 from hf_lskd.study.bench import Bench
 
-FILE = "targets.json"
+METRICS = "metrics.json"  # of an ensemble, beside it
 
 
 def write_targets(folder: Path, targets: TargetGradient) -> None:
     """Add to `folder` what `targets` has seen."""
     found = {
-        point(t, k): {"gradient": targets.value(t, k), "entropy": targets.entropy(t, k)}
+        target_point(t, k): {"gradient": targets.value(t, k), "entropy": targets.entropy(t, k)}
         for t in targets.temperatures
         for k in targets.top_k
     }
-    write_json(folder / FILE, {**read_targets(folder), **found})
-
-
-def point(temperature: float, top_k: int | None) -> str:
-    """The name of a temperature, and of how many classes are kept where not all are."""
-    return exact(temperature) if top_k is None else f"{exact(temperature)} top {top_k}"
+    write_json(folder / TARGETS, {**read_targets(folder), **found})
 
 
 def read_targets(folder: Path) -> dict[str, Any]:
-    path = folder / FILE
+    path = folder / TARGETS
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def targets_of(bench: Bench, cell: Cell, teacher: Path | None) -> dict[str, float | None]:
+def targets_of(bench: Bench, cell: Cell, teachers: Sequence[Path]) -> dict[str, float | None]:
     """g(T) and the mean entropy of a student's targets over the training images under the evaluation transform.
 
-    With `kd_top_k` the targets are those k classes alone. `teacher` is the teacher's finished cell. A temperature that joined
-    the grid after it was finished is measured now, in one pass with all of the grid. None and None for a teacher's own cell.
+    With `kd_top_k` the targets are those k classes alone. `teachers` are the teachers' finished cells; of several the targets
+    are those that they give together. A temperature that joined the grid after a teacher was finished is measured now, in
+    one pass with all of the grid. None and None for a teacher's own cell.
     """
-    if teacher is None or cell.temperature is None:
+    if not teachers or cell.temperature is None:
         return {"target_gradient": None, "target_entropy": None}
-    wanted = point(cell.temperature, cell.kd_top_k)
-    if wanted not in read_targets(teacher):
-        grid = bench.recipe.grid
-        temperatures, top_k = {cell.temperature, *grid.temperature}, {cell.kd_top_k, *grid.kd_top_k}
-        trainer = bench.task.reader(cell.teacher, teacher / MODEL)
-        reading = bench.task.read_split(trainer, bench.task.spec(cell.teacher), "train", temperatures, top_k)
-        assert reading.targets is not None  # there is at least one temperature
-        if trainer.accelerator.is_main_process:
-            write_targets(teacher, reading.targets)
-        trainer.accelerator.wait_for_everyone()
-    found = read_targets(teacher)[wanted]
+    place, wanted = lessons(teachers, bench.recipe.teacher.ensemble_of), target_point(cell.temperature, cell.kd_top_k)
+    if wanted not in read_targets(place) or not (place / PREDICTIONS).is_file():
+        measure_teachers(bench, cell, teachers, place)
+    found = read_targets(place)[wanted]
     return {"target_gradient": found["gradient"], "target_entropy": found["entropy"]}
+
+
+def lessons(teachers: Sequence[Path], ensemble_of: str) -> Path:
+    """Where it stands what these teachers teach (`targets.json`, predictions): a teacher's own cell, and for an ensemble a
+    folder of its own in the first one's."""
+    if len(teachers) == 1:
+        return teachers[0]
+    signatures = [(read_record(teacher) or {})["signature"] for teacher in teachers]
+    return teachers[0] / f"ensemble-{signature({ensemble_of: signatures})[:12]}"
+
+
+def measure_teachers(bench: Bench, cell: Cell, teachers: Sequence[Path], place: Path) -> None:
+    """Measure what a student's teachers teach, at every temperature of the grid and its own, and keep it in `place`."""
+    task, grid, teacher = bench.task, bench.recipe.grid, cell.teacher
+    temperatures, top_k = {cell.temperature or 1.0, *grid.temperature}, {cell.kd_top_k, *grid.kd_top_k}
+    trainer, spec = task.reader(teacher, teachers[0] / MODEL), task.spec(teacher)
+    if len(teachers) == 1:
+        targets = task.read_split(trainer, spec, "train", temperatures, top_k).targets
+        assert targets is not None  # there is at least one temperature
+        found, said = [targets], None
+    else:
+        models = [folder / MODEL for folder in teachers]
+        found = list(task.read_teachers(trainer, models, spec, "train", temperatures, top_k).targets.values())
+        said = task.read_teachers(trainer, models, spec, "validation").predictions
+    if trainer.accelerator.is_main_process:
+        place.mkdir(exist_ok=True)
+        for targets in found:
+            write_targets(place, targets)
+        if said is not None:
+            write_json(place / METRICS, task.metrics(said))
+            write_predictions(place, said)
+    trainer.accelerator.wait_for_everyone()
+
+
+def write_predictions(folder: Path, predictions: Mapping[str, Tensor]) -> None:
+    """What a model says of each held-out item, whole or not at all."""
+    kept = ("label", "prediction", "confidence", "nll")
+    temporary = folder / f".{PREDICTIONS}.{os.getpid()}"
+    save_file({key: predictions[key].contiguous() for key in kept}, temporary)
+    os.replace(temporary, folder / PREDICTIONS)
 
 
 def loss_scale(cell: Cell, gradient: float | None) -> float:

@@ -1,6 +1,6 @@
 """Image classification as one kind of work: data, models and metrics for teachers and students, and how a cell is trained."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from hf_lskd.data.images import ImageSource, load_images
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
 from hf_lskd.record import PREDICTIONS, STATISTICS, Cell
-from hf_lskd.tasks.task import READING, Features, SplitReading, Task, derived_seed, reading, said
+from hf_lskd.sharding import launched_with
+from hf_lskd.tasks.task import READING, Features, Judged, Task, derived_seed, said, taught_by
 from hf_lskd.teacher import check_classes
 from hf_lskd.trainer import DistillationTrainer
 
@@ -119,11 +120,11 @@ class ImageClassification(Task):
         cell: Cell,
         folder: Path,
         *,
-        teacher: Path | None = None,
+        teachers: Sequence[Path] = (),
         loss_scale: float = 1.0,
         callbacks: Sequence[Any] = (),
     ) -> DistillationTrainer:
-        """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student."""
+        """A trainer ready to train the cell, distilling from the models in these folders when it is a student."""
         spec = self.spec(cell)
         model, args = self.build(cell), self.arguments(cell, folder, loss_scale)
         trainer = DistillationTrainer(
@@ -136,23 +137,16 @@ class ImageClassification(Task):
             compute_metrics=top_accuracies,
             preprocess_logits_for_metrics=label_ranks,
             callbacks=list(callbacks),
-            teacher_model=str(teacher) if teacher is not None else None,
+            teacher_model=taught_by(teachers),
         )
         trainer.remove_callback(PrinterCallback)  # the study has its own progress line, the record its own curve
         return trainer
 
     # ---- What is measured of a trained cell
 
-    def read_split(
-        self,
-        trainer: DistillationTrainer,
-        spec: ModelSpec,
-        split: str,
-        temperatures: Iterable[float] = (),
-        top_k: Iterable[int | None] = (None,),
-    ) -> SplitReading:
-        """One pass over a split under the evaluation transform: embeddings' statistics, predictions, and g of its logits."""
-        return reading(trainer, self.dataset(spec, split, train=False), say, temperatures, top_k)
+    def judged(self, spec: ModelSpec, split: str) -> Judged:
+        """A split under the evaluation transform."""
+        return Judged(self.dataset(spec, split, train=False), say)
 
     def metrics(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
         """top1, top5 and ece in percent, nll in nats, over one split's predictions."""
@@ -215,7 +209,7 @@ def fused_sgd(args: DistillationArguments) -> tuple[Any, dict[str, Any]] | None:
 
     transformers 5.23 reads no `fused` for SGD; drop this when it does.
     """
-    if args.optim != OptimizerNames.SGD or args.fsdp or args.deepspeed:
+    if args.optim != OptimizerNames.SGD or args.fsdp or args.deepspeed or launched_with():
         return None
     kind, kwargs = DistillationTrainer.get_optimizer_cls_and_kwargs(args)
     return kind, {**kwargs, "fused": True}

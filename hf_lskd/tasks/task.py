@@ -17,6 +17,8 @@ from hf_lskd.errors import InputError, nearest
 from hf_lskd.penultimate import gathered, merged
 from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
 from hf_lskd.record import Cell, model_folder
+from hf_lskd.teacher import ensemble_logits
+from hf_lskd.teacher_pass import taught_batches
 
 SPLITS = ("train", "validation")  # of statistics: what was trained on, and what models are judged on
 
@@ -27,6 +29,22 @@ class SplitReading(NamedTuple):
     statistics: ClassStatistics
     predictions: dict[str, Tensor]  # label, prediction, confidence, nll, …: each [N], in the data's order
     targets: TargetGradient | None
+
+
+class TaughtReading(NamedTuple):
+    """One pass of an ensemble over a split: per item what it said, and by T what its targets are like."""
+
+    predictions: dict[str, Tensor]  # label, prediction, confidence, nll, …: each [N], in the data's order
+    targets: dict[float, TargetGradient]
+
+
+class Judged(NamedTuple):
+    """A split as models are judged on it: `say` makes rows of a batch's logits, labels and example ids; g is of each
+    `stride`-th row of logits."""
+
+    dataset: Any
+    say: Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]]
+    stride: int = 1
 
 
 class Features(NamedTuple):
@@ -89,6 +107,7 @@ class Task(ABC):
             "kd_weight": cell.kd_weight,
             "kd_scale_student": cell.scale_student,
             "kd_top_k": cell.kd_top_k,
+            "kd_ensemble_of": self.recipe.teacher.ensemble_of,
             "kd_loss_scale": loss_scale,
         }
 
@@ -123,9 +142,9 @@ class Task(ABC):
 
     @abstractmethod
     def trainer(
-        self, cell: Cell, folder: Path, *, teacher: Path | None = None, loss_scale: float = 1.0, callbacks: Any = ()
+        self, cell: Cell, folder: Path, *, teachers: Sequence[Path] = (), loss_scale: float = 1.0, callbacks: Any = ()
     ) -> Any:
-        """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student."""
+        """A trainer ready to train the cell, distilling from the models in these folders when it is a student."""
 
     @abstractmethod
     def reader(self, cell: Cell, folder: Path) -> Any:
@@ -136,6 +155,9 @@ class Task(ABC):
         """The model with what prepares its input."""
 
     @abstractmethod
+    def judged(self, spec: ModelSpec, split: str) -> Judged:
+        """A split as the model of `spec` is judged on it."""
+
     def read_split(
         self,
         trainer: Any,
@@ -145,6 +167,22 @@ class Task(ABC):
         top_k: Iterable[int | None] = (None,),
     ) -> SplitReading:
         """One pass over a split in evaluation mode: embeddings' statistics, predictions, and g of its logits."""
+        return reading(trainer, self.judged(spec, split), temperatures, top_k)
+
+    def read_teachers(
+        self,
+        trainer: Any,
+        teachers: Sequence[Path],
+        spec: ModelSpec,
+        split: str,
+        temperatures: Iterable[float] = (),
+        top_k: Iterable[int | None] = (None,),
+    ) -> TaughtReading:
+        """One pass of an ensemble, the models in these folders, over a split: what it says at T = 1, and g of its targets."""
+        rows = self.judged(spec, split)
+        trainer.eval_dataset = rows.dataset  # whose normalisation each teacher's own is told from
+        trainer.teacher = trainer.prepare_teacher([str(folder) for folder in teachers])
+        return teachers_reading(trainer, rows, self.recipe.teacher.ensemble_of, temperatures, top_k)
 
     @abstractmethod
     def metrics(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
@@ -187,30 +225,41 @@ READING: dict[str, Any] = {
 
 
 def reading(
-    trainer: Any,
-    dataset: Any,
-    say: Callable[[Tensor, Tensor, Tensor | None], dict[str, Tensor]],
-    temperatures: Iterable[float] = (),
-    top_k: Iterable[int | None] = (None,),
-    stride: int = 1,
+    trainer: Any, rows: Judged, temperatures: Iterable[float] = (), top_k: Iterable[int | None] = (None,)
 ) -> SplitReading:
-    """One pass over `dataset`, merged over processes: statistics by class, what `say` makes of each batch's logits, labels and
-    example ids, and g of each `stride`-th row of the logits at these temperatures, for the targets of each `top_k`."""
+    """One pass of a trainer's model, merged over processes: statistics by class, what `rows.say` makes of each batch, and g of
+    the logits at these temperatures, for the targets of each `top_k`."""
     statistics: ClassStatistics | None = None
     temperatures = tuple(temperatures)
     targets = TargetGradient(temperatures, top_k) if temperatures else None
-    rows: list[dict[str, Tensor]] = []
-    for batch in trainer.penultimate(dataset):
+    said: list[dict[str, Tensor]] = []
+    for batch in trainer.penultimate(rows.dataset):
         if statistics is None:
             statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
         statistics.update(batch.features, batch.labels)
-        rows.append(say(batch.logits, batch.labels, batch.example_id))
+        said.append(rows.say(batch.logits, batch.labels, batch.example_id))
         if targets is not None:
-            targets.update(batch.logits[::stride])
+            targets.update(batch.logits[:: rows.stride])
     assert statistics is not None  # a source refuses an empty split
     statistics = merged(trainer.accelerator, statistics)
     targets = None if targets is None else merged(trainer.accelerator, targets)
-    return SplitReading(statistics, in_order(gathered(trainer.accelerator, rows)), targets)
+    return SplitReading(statistics, in_order(gathered(trainer.accelerator, said)), targets)
+
+
+def teachers_reading(
+    trainer: Any, rows: Judged, of: str, temperatures: Iterable[float] = (), top_k: Iterable[int | None] = (None,)
+) -> TaughtReading:
+    """One pass of a trainer's teachers together, merged over processes. What they say is at T = 1; at another T the logits of
+    an ensemble of probabilities are others, so each T has its own."""
+    targets = {t: TargetGradient([t], top_k) for t in temperatures}
+    said: list[dict[str, Tensor]] = []
+    for batch in taught_batches(trainer, rows.dataset):
+        said.append(rows.say(ensemble_logits(batch.outputs, 1.0, of), batch.labels, batch.example_id))
+        sample = [z[:: rows.stride] for z in batch.outputs]
+        for t, seen in targets.items():
+            seen.update(ensemble_logits(sample, t, of))
+    found = {t: merged(trainer.accelerator, seen) for t, seen in targets.items()}
+    return TaughtReading(in_order(gathered(trainer.accelerator, said)), found)
 
 
 def said(logits: Tensor, labels: Tensor, example_id: Tensor | None) -> dict[str, Tensor]:
@@ -225,6 +274,12 @@ def said(logits: Tensor, labels: Tensor, example_id: Tensor | None) -> dict[str,
         "example_id": example_id if example_id is not None else torch.arange(len(labels)),
     }
     return {key: value.cpu() for key, value in rows.items()}
+
+
+def taught_by(folders: Sequence[Path]) -> str | list[str] | None:
+    """The models in these folders as a trainer takes them: none, one, or several at once."""
+    paths = [str(folder) for folder in folders]
+    return paths if len(paths) > 1 else paths[0] if paths else None
 
 
 def derived_seed(seed: int, *use: str) -> int:

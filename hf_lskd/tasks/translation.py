@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from hf_lskd.models.sequence import (
 from hf_lskd.recipe import DecodingSpec, EtaSpec, ModelSpec, Recipe, StudentSpec, signature
 from hf_lskd.record import MODEL, Cell
 from hf_lskd.seq2seq import check_token_maps
-from hf_lskd.tasks.task import READING, SPLITS, Features, SplitReading, Task, derived_seed, reading, said
+from hf_lskd.tasks.task import READING, SPLITS, Features, Judged, Task, derived_seed, said, taught_by
 from hf_lskd.trainer import Seq2SeqDistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -166,17 +166,17 @@ class Translation(Task):
         return Seq2SeqDistillationArguments(**{**DEFAULTS, **self.cell_arguments(cell, folder, loss_scale, others)})
 
     def trainer(
-        self, cell: Cell, folder: Path, *, teacher: Path | None = None, loss_scale: float = 1.0, callbacks: Any = ()
+        self, cell: Cell, folder: Path, *, teachers: Sequence[Path] = (), loss_scale: float = 1.0, callbacks: Any = ()
     ) -> Seq2SeqDistillationTrainer:
-        """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student."""
+        """A trainer ready to train the cell, distilling from the models in these folders when it is a student."""
         args = self.arguments(cell, folder, loss_scale)
         trainer = self._trainer(
             self.build(cell),
             args,
-            train_dataset=self._training_rows(self.spec(cell), teacher, args),
+            train_dataset=self._training_rows(self.spec(cell), teachers, args),
             eval_dataset=self.rows["curve"].by_length(),
             callbacks=list(callbacks),
-            teacher_model=str(teacher) if teacher is not None and (cell.kd_weight or 0) > 0 else None,
+            teacher_model=taught_by(teachers) if (cell.kd_weight or 0) > 0 else None,
         )
         trainer.remove_callback(PrinterCallback)  # the study has its own progress line, the record its own curve
         return trainer
@@ -191,12 +191,16 @@ class Translation(Task):
             model, args, data_collator=collator, processing_class=self.tokenizer, **kwargs
         )
 
-    def _training_rows(self, spec: ModelSpec, teacher: Path | None, args: Any) -> Any:
+    def _training_rows(self, spec: ModelSpec, teachers: Sequence[Path], args: Any) -> Any:
         """What the model learns to say: the data's own translations, its teacher's, or both."""
         targets = spec.targets if isinstance(spec, StudentSpec) else "gold"
-        if targets == "gold" or teacher is None:
+        if targets == "gold" or not teachers:
             return self.rows["train"]
-        said = self._said_by(teacher, args)
+        if len(teachers) > 1:
+            raise InputError(
+                f"targets: {targets} of {len(teachers)} teachers", "one teacher, whose translations they are"
+            )
+        said = self._said_by(teachers[0], args)
         options = {"max_length": self.data["max_length"], "drop_longer": True}
         taught = TranslationDataset(Pairs(*zip(*said)), self.tokenizer, **options)
         return taught if targets == "teacher" else Joined([self.rows["train"], taught])
@@ -239,19 +243,10 @@ class Translation(Task):
 
     # ---- What is measured of a trained cell
 
-    def read_split(
-        self,
-        trainer: Any,
-        spec: ModelSpec,
-        split: str,
-        temperatures: Iterable[float] = (),
-        top_k: Iterable[int | None] = (None,),
-    ) -> SplitReading:
-        """One pass over a split under teacher forcing: embeddings' statistics by target token, what was said of each token,
-        and g of an even sample of the logits."""
+    def judged(self, spec: ModelSpec, split: str) -> Judged:
+        """A split under teacher forcing, an item a target token; g is of an even sample of them."""
         rows = self.rows[split]
-        stride = max(1, int(rows.lengths[:, 1].sum()) // GRADIENT_ITEMS)
-        return reading(trainer, rows.by_length(), said, temperatures, top_k, stride)
+        return Judged(rows.by_length(), said, max(1, int(rows.lengths[:, 1].sum()) // GRADIENT_ITEMS))
 
     def metrics(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
         """nll in nats and token_accuracy in percent, per target token under teacher forcing."""

@@ -1,0 +1,74 @@
+"""Students in parts over processes (FSDP, DeepSpeed): what is refused there, and the trained model made whole again.
+
+A teacher is never in parts: it stands whole on every process, in eval mode, beside the student's part.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from hf_lskd.errors import InputError
+
+WAYS = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}  # what `accelerate launch` says
+
+
+def launched_with() -> str | None:
+    """How `accelerate launch` was told to cut models into parts: "FSDP", "DeepSpeed", or None."""
+    return next((way for name, way in WAYS.items() if os.environ.get(name, "").lower() in ("true", "1")), None)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether this process holds a part of the model's weights only: FSDP's, or DeepSpeed's at ZeRO stage 3."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    parts = any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters())
+    return parts or any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+
+
+def check_sharding(asked: str | None, came_up: bool, channels_last: bool) -> None:
+    """Raise InputError for a training that was launched in parts and cannot be, before its first step.
+
+    accelerate 1.15 trains whole models by DDP, and says nothing, where FSDP is asked for on a processor.
+    """
+    if asked and not came_up:
+        raise InputError(
+            f"{asked} asked for, where accelerate came up without it",
+            "one GPU or more for each process",
+            "On a processor take recipes/accelerate/cpu_2.yaml: DDP, the whole model on each process.",
+        )
+    if asked == "FSDP" and channels_last:
+        raise InputError(
+            "channels_last under FSDP, which takes contiguous weights only", "switches: {channels_last: false}, or DDP"
+        )
+
+
+def check_teacher_whole(zero_stage: int | None) -> None:
+    """Raise InputError for a teacher under DeepSpeed's ZeRO stage 3, which cuts each model to parts as it is loaded."""
+    if zero_stage == 3:
+        raise InputError(
+            "a teacher under DeepSpeed ZeRO stage 3",
+            "ZeRO stage 1 or 2 (recipes/accelerate/deepspeed.yaml), FSDP, or DDP",
+            "The teacher has to stand whole on each process; the student alone is cut to parts.",
+        )
+
+
+def zero_stage(trainer: Any) -> int | None:
+    """The stage of DeepSpeed's ZeRO; None without DeepSpeed."""
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    return None if plugin is None else int(plugin.zero_stage)
+
+
+def whole_model(trainer: Any, build: Callable[[], nn.Module]) -> nn.Module:
+    """The trained model with all of its weights: the trainer's own, or where that is in parts one that `build` makes, with
+    the weights gathered into it on the first process. All processes have to call it."""
+    model: nn.Module = trainer.accelerator.unwrap_model(trainer.model)
+    if not is_sharded(model):
+        return model
+    weights = trainer.accelerator.get_state_dict(trainer.model)
+    made = build()
+    if trainer.accelerator.is_main_process:
+        made.load_state_dict(weights)
+    return made
