@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_lskd.errors import InputError, nearest
+from hf_lskd.hub import export_command
 
 EXAMPLES = """examples:
   hf-lskd study recipes/quickstart/digits.yaml                 two teachers, eight students, one report
@@ -102,6 +103,8 @@ def build_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
     text = "translate a file with a model, a finished cell or a recipe's teacher; run again, it goes on"
     example = "hf-lskd translate runs/cldr-en-de/cells/teacher-a0-s0 --input en.txt --output de.tsv"
     add_translate(command("translate", run_translate, text, example))
+    export = command("export", export_command.run_export, export_command.HELP, export_command.EXAMPLE)
+    export_command.add_export(export)
     return parser, commands.choices
 
 

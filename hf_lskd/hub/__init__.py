@@ -1,0 +1,1 @@
+"""Ways in and out: what a finished model becomes outside of torch and of this library."""
