@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from hf_lskd.cli import main
@@ -20,6 +21,7 @@ from hf_lskd.hub.export_translation import translator_of, vocabulary
 from hf_lskd.hub.latency import side_by_side
 from hf_lskd.models.sequence import load_trained_seq2seq
 from tests.conftest import RESNET
+from tests.pages import blocks, run_snippet
 from tests.test_translation import pairs
 from tests.tiny_seq2seq import tiny_seq2seq, tokenizer
 from tests.tiny_study import CLASSES, changed, dump, values, write_images
@@ -151,6 +153,11 @@ def test_an_onnx_student_says_the_same_classes_in_a_program_of_its_own(
     assert made["files"]["model.onnx"] == made["size_bytes"]["after"] == Path("out/model.onnx").stat().st_size
     assert made["latency_ms"]["before"]["runs"] == made["latency_ms"]["after"]["runs"] >= 10
     assert f"top1 {recorded:.2f} in torch, {recorded:.2f} exported" in shown
+    snippet, _ = blocks("docs/export.md", "python")
+    Path("out").rename("exported")
+    picture = Image.fromarray(read_idx(images / "t10k-images-idx3-ubyte", 3)[7])
+    run_snippet(snippet, "docs/export.md", {"picture": picture})
+    assert capsys.readouterr().out.strip() == CLASSES[int(kept["prediction"][7])]
 
 
 def test_a_torch_program_says_the_same_classes(cell: Path, images: Path) -> None:
@@ -221,7 +228,7 @@ def test_what_differs_from_torch_is_not_left_behind(
 # ---- Translation
 
 
-def test_a_ctranslate2_student_translates_as_the_study_did(translator: Path, pair_page: Path) -> None:
+def test_a_ctranslate2_student_translates_as_the_study_did(translator: Path, capsys: Capture) -> None:
     """CTranslate2 and tokenizers only; truth is the file of translations that the cell keeps."""
     import ctranslate2
     from tokenizers import Tokenizer
@@ -239,6 +246,10 @@ def test_a_ctranslate2_student_translates_as_the_study_did(translator: Path, pai
     }
     assert made["bleu_signature"] == recorded["translation"]["bleu_signature"]
     assert made["agreement"]["same_translations"] == 30
+    capsys.readouterr()
+    shutil.copytree("out", "translator")
+    run_snippet(blocks("docs/export.md", "python")[1], "docs/export.md", {"sentence": kept[3]["source"]})
+    assert capsys.readouterr().out.strip() == kept[3]["translation"]
     small = export(translator, "ctranslate2", "--int8", "--max-loss", "100")  # in the place of the first
     assert small["compute_type"] == "int8"
     assert small["size_bytes"]["after"] < 0.75 * made["size_bytes"]["after"]

@@ -61,11 +61,13 @@ def check_architecture(source: Source) -> None:
 def tokenizer_in(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
+    if not (folder / "tokenizer_config.json").is_file():
+        raise InputError(f"{folder} has no tokenizer", "a model saved with its tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
         raise InputError(
-            f"{folder} has no tokenizer ({first_line(error)})", "a model saved with its tokenizer"
+            f"{folder} has a tokenizer that cannot be read ({first_line(error)})", "a whole one"
         ) from error
     check_tokenizer(tokenizer)
     return tokenizer
