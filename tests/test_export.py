@@ -3,6 +3,8 @@
 import json
 import shutil
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ from hf_lskd.hub.export_beside import Beside, check_agreement, largest_differenc
 from hf_lskd.hub.export_source import open_source
 from hf_lskd.hub.export_translation import translator_of, vocabulary
 from hf_lskd.hub.latency import side_by_side
+from hf_lskd.models import image_processor
 from hf_lskd.models.sequence import load_trained_seq2seq
+from hf_lskd.recipe import DecodingSpec
 from tests.conftest import RESNET
+from tests.families import ONE_HEAD
 from tests.pages import blocks, run_snippet
 from tests.test_translation import pairs
 from tests.tiny_seq2seq import tiny_seq2seq, tokenizer
@@ -169,6 +174,21 @@ def test_a_torch_program_says_the_same_classes(cell: Path, images: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["resnet", "vit", "swin", "pvt"])
+def test_classifiers_of_transformers_become_onnx_from_their_folder(family: str, capsys: Capture) -> None:
+    """Compared on noise, in batches of 64 and 3; how pictures are prepared comes from the processor beside them."""
+    torch.manual_seed(0)
+    ONE_HEAD[family]().save_pretrained("model")
+    assert "does not say how its images are prepared" in refused(capsys, "model", "--format", "onnx")
+    cfg = {"input_size": (3, 32, 32), "mean": (0.4,) * 3, "std": (0.3,) * 3, "crop_pct": 0.5}
+    image_processor(cfg).save_pretrained("model")
+    made = export(Path("model"), "onnx")
+    assert (made["metrics"], made["agreement"]["examples"], made["agreement"]["same_top1"]) == ({}, 67, 67)
+    how = json.loads(Path("out/preprocessing.json").read_text(encoding="utf-8"))
+    assert (how["resize"]["shorter_side"], how["crop"], how["mean"]) == (64, [32, 32], [pytest.approx(0.4)] * 3)
+
+
+@pytest.mark.slow
 def test_int8_of_a_vit_quantises_what_multiplies_and_replaces_an_earlier_export(cell: Path) -> None:
     import onnx
 
@@ -283,6 +303,22 @@ def test_pad_may_be_any_id_and_without_data_random_tokens_are_compared() -> None
     assert made["agreement"]["on"].startswith("random tokens")
     assert made["agreement"]["largest_difference"] < 1e-4
     assert len(json.loads(Path("out/shared_vocabulary.json").read_text())) == 24
+
+
+def test_words_that_generation_never_says_are_not_said_there() -> None:
+    model, reader = tiny_seq2seq("marian"), tokenizer()
+    model.save_pretrained("model")
+    reader.save_pretrained("model")
+    export(Path("model"), "ctranslate2")
+    words = vocabulary(reader, model.config.vocab_size)
+    beside = Beside.of(open_source(Path("model")), model.eval(), reader, words, translator_of(Path("out"), "float32"))
+    beside = replace(beside, decoding=DecodingSpec(beams=1, max_length=12), texts=beside.texts[:8])
+    free = beside.by_torch(beside.texts)
+    assert beside.exported(beside.texts) == free
+    often = Counter(" ".join(free).split()).most_common(1)[0][0]
+    model.generation_config.bad_words_ids = [[reader.convert_tokens_to_ids(often)]]
+    assert often not in " ".join(beside.exported(beside.texts)).split()
+    assert beside.exported(beside.texts) == beside.by_torch(beside.texts)
 
 
 # ---- Bad input

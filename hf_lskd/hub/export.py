@@ -44,14 +44,15 @@ def export_model(
         raise InputError("--int8 for a model without data to judge it by", "--data RECIPE, or a cell's folder")
     folder = output or Path("exports") / f"{source.name}-{format}{'-int8' * int8}"
     check_output(folder, source)
-    work = folder.with_name(f".{folder.name}.partial")
+    target = folder.resolve()
+    work = target.with_name(f".{target.name}.partial")
     try:
         make_empty(work)
         made = write(source, format, int8, work)
         check_loss(made["metrics"], max_loss, int8)
         made = {**whole(source, format, int8, work), **made, "max_loss": max_loss if int8 else None}
         write_json(work / FILE, made)
-        replace_folder(work, folder)
+        replace_folder(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder, made

@@ -22,7 +22,9 @@ from hf_lskd.record import write_json
 PREPARATION = "preprocessing.json"
 GRAPH, PROGRAM = "model.onnx", "model.pt2"
 INPUT, OUTPUT = "pixel_values", "logits"
-TOLERANCE = 1e-5  # of the largest logit: float32 in another order of sums (measured: 4e-7 for the glyph students)
+TOLERANCE = (
+    1e-4  # of the largest logit: float32 in another order of sums (measured: 4e-7 for the glyph students, 9e-6 for BiT)
+)
 BATCH = 64
 CALIBRATION = 512  # pictures that the ranges of activations are taken from; four times as many give the same accuracy
 RANDOM = 67  # pictures of noise where there are no data: one whole batch and a ragged one
@@ -93,11 +95,12 @@ def preparation_of(source: Source, model: Any) -> dict[str, Any]:
     """How a picture becomes the input, in numbers and words: what a device has to do by itself."""
     task: Any = source.task
     config: dict[str, Any] = own_config(source) if task is None else task.data_config(source.spec)
-    names = model.config.id2label
+    names = model.config.id2label or {}
+    classes = [names[i] for i in sorted(names)] or None
     size = [int(side) for side in config["input_size"]]
     return {
         "input": {"name": INPUT, "shape": ["batch", *size], "type": "float32", "channels": "RGB", "range": "[0, 1]"},
-        "output": {"name": OUTPUT, "shape": ["batch", len(names)], "classes": [names[i] for i in sorted(names)]},
+        "output": {"name": OUTPUT, "shape": ["batch", models.num_classes(model)], "classes": classes},
         "resize": {
             "shorter_side": int(np.floor(min(size[1:]) / (config.get("crop_pct") or 1.0))),
             "interpolation": config.get("interpolation") or "bicubic",
@@ -259,7 +262,7 @@ def compared(source: Source, model: nn.Module, run: Run, example: Tensor) -> Com
 
 def check_agreement(found: Comparison, format: str) -> None:
     """Raise InputError for a float export that says something else than torch."""
-    if found.difference > TOLERANCE * max(found.scale, 1.0):
+    if found.difference > TOLERANCE * found.scale:
         raise InputError(
             f"the {format} export differs from torch by {found.difference:.2g} in logits of up to {found.scale:.2g}",
             f"{TOLERANCE:g} of the largest logit",
@@ -282,7 +285,7 @@ def measured(found: Comparison, source: Source, int8: bool) -> dict[str, Any]:
             "same_top1": found.same,
             "largest_difference": found.difference,
             "largest_logit": found.scale,
-            "tolerance": None if int8 else TOLERANCE * max(found.scale, 1.0),
+            "tolerance": None if int8 else TOLERANCE * found.scale,
             "words": f"the same class for {found.same} of {found.seen} {'noise' if source.recipe is None else 'pictures'}",
         },
     }
