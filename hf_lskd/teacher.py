@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from hf_lskd import models
 from hf_lskd.errors import InputError
-from hf_lskd.models.adapters import without_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ class Member:
 
 def call_on_images(forward: Any, model: nn.Module, images: Tensor, inputs: Mapping[str, Any]) -> Tensor:
     """Logits of a transformers model (by keyword, with its other inputs) or of a bare module (by position)."""
-    if hasattr(without_adapter(model), "config"):
+    if hasattr(model, "config"):
         return logits_of(forward(**{**inputs, IMAGES: images}))
     return logits_of(forward(images))
 

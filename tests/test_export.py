@@ -151,6 +151,8 @@ def test_an_onnx_student_says_the_same_classes_in_a_program_of_its_own(
     logits = np.concatenate([session.run(None, {how["input"]["name"]: pixels[i:j]})[0] for i, j in ((0, 1), (1, 48))])
     kept = load_file(cell / "predictions.safetensors")
     assert logits.argmax(1).tolist() == kept["prediction"].tolist()
+    sure = torch.from_numpy(logits).softmax(1).max(1).values
+    torch.testing.assert_close(sure, kept["confidence"].to(sure.dtype), rtol=1e-4, atol=1e-5)
     recorded = json.loads((cell / "record.json").read_text())["metrics"]["top1"]
     assert made["metrics"]["top1"] == {"before": pytest.approx(recorded), "after": pytest.approx(recorded)}
     assert made["source"]["recorded"]["top1"] == recorded
@@ -296,7 +298,10 @@ def test_ctranslate2s_own_marian_loader_is_seen_to_be_another_model(translator: 
 
 def test_pad_may_be_any_id_and_without_data_random_tokens_are_compared() -> None:
     """<pad> is 1 of 24 here, and starts the decoder; the embedding has two rows more than the tokenizer has tokens."""
-    tiny_seq2seq("marian").save_pretrained("model")
+    model = tiny_seq2seq("marian")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[1].normal_()  # as training leaves it: it is an output too
+    model.save_pretrained("model")
     tokenizer(22).save_pretrained("model")
     made = export(Path("model"), "ctranslate2")
     assert made["metrics"] == {}
