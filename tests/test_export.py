@@ -202,6 +202,7 @@ def test_int8_of_a_vit_quantises_what_multiplies_and_replaces_an_earlier_export(
     assert made["metrics"]["top1"]["after"] >= made["metrics"]["top1"]["before"] - 10
 
 
+@pytest.mark.slow
 def test_int8_of_a_convolutional_model_takes_its_ranges_from_training_pictures(picture_page: Path) -> None:
     """A saved model without a record, judged on a recipe's data. Every convolution's input is quantised, 8 bits a weight."""
     import onnx
