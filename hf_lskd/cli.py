@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from hf_lskd import cli_publish
 from hf_lskd.errors import InputError, nearest
+from hf_lskd.hub import export_command
 from hf_lskd.study.launch_options import add_launch_options, launch_words, run_launched
 
 EXAMPLES = """examples:
@@ -110,6 +111,8 @@ def build_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
     convert.add_convert(command("convert", run_convert, text, convert.EXAMPLE))
     text, example = cli_publish.TEXT, cli_publish.EXAMPLE
     cli_publish.add_publish(command("publish", cli_publish.run_publish, text, example))
+    export = command("export", export_command.run_export, export_command.HELP, export_command.EXAMPLE)
+    export_command.add_export(export)
     return parser, commands.choices
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
+from transformers.trainer_utils import has_length
 
 from hf_lskd import losses, models, schedule
 from hf_lskd.arguments import PROBABILITIES, check_distillation
@@ -181,7 +182,7 @@ class DistillationMixin(PushMixin, Stock):
         check_sharding(asked, sharded, getattr(self.args, "channels_last", False))
         if self._ema is not None and sharded:
             refuse_whole("model_ema")
-        if self.teacher is not None:
+        if self.teacher is not None and self.model is not None:  # None: the second trial of a hyperparameter search
             report_teacher(self)
         return super().train(*args, **kwargs)
 
@@ -197,7 +198,14 @@ class DistillationMixin(PushMixin, Stock):
             return total / self.args.num_train_epochs
         if getattr(self.args, "lr_step_epochs", None) is None:
             return 1.0  # nothing counts epochs
-        return len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps
+        loader = self.get_train_dataloader()
+        if not has_length(loader):
+            raise InputError(
+                "lr_step_epochs with data of unknown length",
+                "a data set with __len__",
+                "For a stream use a schedule over max_steps, such as lr_scheduler_type.",
+            )
+        return len(loader) / self.args.gradient_accumulation_steps
 
     # ---- Which loss applies
 

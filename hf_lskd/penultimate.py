@@ -11,6 +11,7 @@ from hf_lskd import models
 from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.errors import InputError
 from hf_lskd.losses import IGNORE_INDEX
+from hf_lskd.models.adapters import without_adapter
 from hf_lskd.models.sequence import is_encoder_decoder, reading_decoder
 from hf_lskd.sharding import is_sharded
 from hf_lskd.teacher import IMAGES, logits_of
@@ -38,11 +39,12 @@ def pop_targets(inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
 
 def takes_images_by_name(model: nn.Module) -> bool:
     """Whether `model` takes `pixel_values` by keyword, as transformers' models do; a bare module takes images by position."""
-    known = _BY_NAME.get(type(model))
+    own = without_adapter(model)  # PEFT's wrapper takes anything, and passes it on as it is
+    known = _BY_NAME.get(type(own))
     if known is None:
-        parameters = inspect.signature(model.forward).parameters
+        parameters = inspect.signature(own.forward).parameters
         known = IMAGES in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        _BY_NAME[type(model)] = known
+        _BY_NAME[type(own)] = known
     return known
 
 
