@@ -185,6 +185,12 @@ def add_study(sub: argparse.ArgumentParser) -> None:
         help="teachers, each with its students, at once (default: one a core; with a GPU 1)",
     )
     sub.add_argument(
+        "--lockstep",
+        choices=("on", "off"),
+        default="on",
+        help="train students that differ only in T or loss weight together, as far as memory allows (the same results, sooner)",
+    )
+    sub.add_argument(
         "--launcher", choices=("inline",), default="inline", help="how cells are started: one after another here"
     )
 
@@ -267,7 +273,7 @@ def run_study(args: Any) -> int:
     from hf_lskd.study.summary import print_summary
 
     quiet_libraries()
-    records = run(recipe, folder, jobs=args.jobs)
+    records = run(recipe, folder, jobs=args.jobs, lockstep=args.lockstep == "on")
     if is_first(recipe):
         print_summary(folder, records)
     return exit_code(records)

@@ -1,7 +1,7 @@
 """What image and sequence trainers share: α and T in the stock trainer's own loop."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,7 +68,7 @@ class DistillationMixin(Stock):
         model: nn.Module | str | None = None,
         args: TrainingArguments | None = None,
         *rest: Any,
-        teacher_model: nn.Module | str | Sequence[nn.Module | str] | None = None,
+        teacher_model: nn.Module | str | Sequence[nn.Module | str] | Teacher | None = None,
         **kwargs: Any,
     ) -> None:
         if args is not None:
@@ -85,6 +85,7 @@ class DistillationMixin(Stock):
         self._eval_rows: list[Tensor] | None = None
         self._float_labels_are_probabilities: bool | None = None
         self._epoch_sampler: Any = None
+        self.batch_source: Callable[[Iterator[Any]], Iterator[Any]] | None = None  # trainers in lockstep set one
         self.add_callback(EpochCallback(self))
         self._ema = EmaCallback(self) if getattr(self.args, "model_ema", None) is not None else None
         if self._ema is not None:
@@ -138,6 +139,9 @@ class DistillationMixin(Stock):
                 "one of the two",
                 "A custom loss leaves no place for the distillation loss; call hf_lskd.losses from your own function instead.",
             )
+        if isinstance(source, Teacher):  # another trainer's: checked, placed and compiled there
+            self.teacher = source
+            return
         self.teacher = self.prepare_teacher(source)
         for member in self.teacher.members if getattr(self.args, "channels_last", False) else ():
             member.model.to(memory_format=torch.channels_last)
@@ -165,9 +169,14 @@ class DistillationMixin(Stock):
         self._logged_steps = 0
         if self._ema is not None:
             refuse_sharded(self, "model_ema")
-        if self.teacher is not None:
+        if self.teacher is not None and not self.teacher.reported:
             report_teacher(self)
+            self.teacher.reported = True
         return super().train(*args, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any) -> Any:
+        batches = epoch_iterator if self.batch_source is None else self.batch_source(epoch_iterator)
+        return super().get_batch_samples(batches, *args)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         fresh = self.lr_scheduler is None

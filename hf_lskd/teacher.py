@@ -29,6 +29,7 @@ class Teacher:
 
     def __init__(self, members: Sequence["Member"]) -> None:
         self.members = tuple(members)
+        self.reported = False  # how good it is on the data has been said
 
     @torch.no_grad()
     def logits(self, inputs: Mapping[str, Any], temperature: float = 1.0) -> Tensor:
@@ -37,11 +38,15 @@ class Teacher:
         For an ensemble: logits z with softmax(z/T) = mean of the members' softmax(z_i/T) (Hinton et al. 2015), so that the
         losses need not know of ensembles. Under no_grad, not inference mode: what is returned may be saved for a backward.
         """
-        outputs = [member.logits(inputs) for member in self.members]
+        outputs = self.outputs(inputs)
         if len(outputs) == 1:
             return outputs[0]
         tempered = torch.stack([F.log_softmax(z.float() / temperature, dim=-1) for z in outputs])
         return temperature * (torch.logsumexp(tempered, dim=0) - math.log(len(outputs)))
+
+    def outputs(self, inputs: Mapping[str, Any]) -> list[Tensor]:
+        """Each member's logits."""
+        return [member.logits(inputs) for member in self.members]
 
     def compile(self) -> None:
         """Compile each member on its own; the student is accelerate's business."""

@@ -25,6 +25,8 @@ class Bench:
     task: Task
     sets: Mapping[int, SimilarSets] | None = None
     on_step: Callable[[float], None] | None = None  # told the share of the cell's steps that is done
+    lockstep: bool = True  # whether students of one teacher may be trained together
+    seat: Any = None  # the student's place among those that are trained together
 
 
 def open_bench(recipe: Recipe, cache_dir: Path | None = None) -> Bench:

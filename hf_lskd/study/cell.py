@@ -48,9 +48,12 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
 
     `teacher` is the finished cell of the teacher. It is read back from there, also when this process has just trained it,
     and so is the cell's own model before it is measured: a model in memory and the same one on disk differ in the last
-    bits. An interrupted run of the same cell continues from its last whole checkpoint.
+    bits. An interrupted run of the same cell continues from its last whole checkpoint. With `bench.seat` other students of
+    the same teacher are trained at the same time (`lockstep`).
     """
-    started = time.perf_counter()
+    seat = bench.seat
+    clock = time.perf_counter if seat is None else seat.clock
+    started = clock()
     forget_earlier_cells()
     reset_peak_memory()
     source = taught_by(teacher)
@@ -67,7 +70,9 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
     targets = targets_of(bench, cell, teacher)
     factor = loss_scale(cell, targets["target_gradient"])
     trainer = trained(bench, cell, work / CHECKPOINTS, teacher, factor)
-    train_end = time.perf_counter()
+    train_end = clock()
+    if seat is not None:
+        seat.leave()
     measured = measure(bench, cell, work, teacher)
     if trainer.accelerator.is_main_process:
         record = {
@@ -78,7 +83,8 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teacher: Path | None) -> di
             "kd_loss_scale_value": factor if cell.role == "student" else None,
             "teacher": source and {key: source[key] for key in ("name", "record_sha256")},
             "hardware": hardware(trainer.accelerator.num_processes),
-            "durations": durations(started, train_end),
+            "lockstep": 1 if seat is None else seat.students,
+            "durations": {"train": train_end - started, "evaluate": clock() - train_end, "total": clock() - started},
             "peak_memory_mb": peak_memory_mb(),
         }
         write_json(work / FILE, record)
@@ -108,8 +114,11 @@ def trained(bench: Bench, cell: Cell, work: Path, teacher: Path | None, factor: 
             teacher=None if teacher is None else teacher / MODEL,
             loss_scale=factor,
             callbacks=[] if bench.on_step is None else [StepCallback(bench.on_step)],
+            prepared=None if bench.seat is None else bench.seat.teacher,
         )
-        trainer.train(resume_from_checkpoint=last_whole_checkpoint(work))
+        if bench.seat is not None:
+            bench.seat.take(trainer)
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(work, bench.seat and bench.seat.resume))
         refuse_diverged(trainer.model)
     if trainer.accelerator.is_main_process:
         bench.task.save(trainer.accelerator.unwrap_model(trainer.model), bench.task.spec(cell), work.parent / MODEL)
@@ -195,14 +204,22 @@ def finished(folder: Path) -> dict[str, Any] | None:
     return record if record is not None and record["status"] == "complete" else None
 
 
-def last_whole_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint in `work` whose last file, the Trainer's state, is whole: a kill may leave half of one."""
-    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in found:
+def last_whole_checkpoint(work: Path, at_most: int | None = None) -> str | None:
+    """The newest whole checkpoint in `work`, of step `at_most` or before."""
+    found = whole_checkpoints(work)
+    steps = [step for step in found if at_most is None or step <= at_most]
+    return str(found[max(steps)]) if steps else None
+
+
+def whole_checkpoints(work: Path) -> dict[int, Path]:
+    """Step and folder of each checkpoint in `work` whose last file, the Trainer's state, is whole: a kill may leave half of
+    one."""
+    found = {}
+    for checkpoint in work.glob("checkpoint-*"):
         with contextlib.suppress(OSError, ValueError):
             json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            return str(checkpoint)
-    return None
+            found[int(checkpoint.name.rpartition("-")[2])] = checkpoint
+    return found
 
 
 def finish(work: Path, folder: Path) -> None:
@@ -250,12 +267,6 @@ def base_record(recipe: Recipe, cell: Cell, sign: str) -> dict[str, Any]:
         "study": {"name": recipe.name},
         "versions": versions(),
     }
-
-
-def durations(started: float, train_end: float) -> dict[str, float]:
-    """Seconds of a cell that ends now."""
-    now = time.perf_counter()
-    return {"train": train_end - started, "evaluate": now - train_end, "total": now - started}
 
 
 def history(log: list[dict[str, Any]], task: Task) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Plan a study, run what is missing of it, and keep its tables: running the same command again does only what is missing."""
 
+import contextlib
 import gc
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe
 from hf_lskd.record import CELLS, FILE, Cell, read_record
+from hf_lskd.shared import OutOfStepError
 from hf_lskd.study import tables
 from hf_lskd.study.bench import Bench, check_processes, open_bench
 from hf_lskd.study.cell import fail_cell, finished, run_cell
 from hf_lskd.study.claims import agreed, alone, claim, claim_together, is_first, sweep, wait_for_all
 from hf_lskd.study.classes import sets_of_study
 from hf_lskd.study.grid import Column, cells, columns, row_of, teachers
+from hf_lskd.study.lockstep import Seat, how_many, run_together
 from hf_lskd.study.ownership import check_given_teachers, refuse_foreign, study_recipe, working_in
 from hf_lskd.study.progress import Progress
 from hf_lskd.study.projections import write_projections
@@ -28,20 +31,21 @@ LOOK_AGAIN = 0.5  # seconds between two looks at what other processes are making
 
 
 def run_study(
-    recipe: Recipe, folder: Path, *, cache_dir: Path | None = None, jobs: int | None = None
+    recipe: Recipe, folder: Path, *, cache_dir: Path | None = None, jobs: int | None = None, lockstep: bool = True
 ) -> list[dict[str, Any]]:
     """Run every missing cell of the grid into `folder`, then write its tables and report. Returns the records of the grid.
 
     `jobs` rows (a teacher and its students) run at once, see `side_by_side.jobs_of`. Several processes, also on several
     machines, may be given the same recipe and folder: each makes what is free, and returns when all is made. A cell that
-    fails is recorded with its error and the others go on. Raises InputError, before anything is changed, for bad input (see
-    `open_bench`) and when `folder` holds another study or something else.
+    fails is recorded with its error and the others go on. With `lockstep` students that differ only in T or loss weight are
+    trained together (see there), which changes none of their results. Raises InputError, before anything is changed, for bad
+    input (see `open_bench`) and when `folder` holds another study or something else.
     """
     from hf_lskd.study.report import write_report
 
     check_processes(recipe)
     jobs = jobs_of(recipe, jobs)
-    bench = open_bench(recipe, cache_dir)
+    bench = replace(open_bench(recipe, cache_dir), lockstep=lockstep)
     refuse_foreign(folder, bench)
     check_given_teachers(folder, bench)
     with working_in(folder, bench):
@@ -63,7 +67,7 @@ def run_grid(bench: Bench, folder: Path, cache_dir: Path | None, jobs: int) -> l
         if jobs == 1 or not missing:
             return run_cells(bench, folder / CELLS, rows, progress)
         unfinished = [row for row in rows if row in {row_of(cell) for cell in missing}]
-        ended = run_side_by_side(unfinished, folder, cache_dir, jobs, progress)
+        ended = run_side_by_side(unfinished, folder, cache_dir, jobs, progress, bench.lockstep)
         for cell in missing:
             if cell.name not in ended:
                 give_up(bench.recipe, cell, folder / CELLS / cell.name, progress)
@@ -129,26 +133,51 @@ def run_column(
     earlier: Mapping[Cell, tuple[int, int]],
     progress: Any,
 ) -> None:
-    """What is missing of a teacher and its students, and nobody else is making, one after another, noted in `records`.
+    """What is missing of a teacher and its students, and nobody else is making, noted in `records`.
 
     `earlier` are the failures that are to be tried again.
     """
-    for cell in (column.teacher, *column.students):
-        if cell in records or (cell.role == "student" and column.teacher not in records):
-            continue  # finished, or tried by this run; or its teacher is in other hands
-        with claim_together(bench.recipe, folder / cell.name) as mine:
-            record = agreed(bench.recipe, partial(ended, folder / cell.name, earlier.get(cell)))
-            if record is not None:  # by another process
-                progress.finish(cell.name, record)
-                records[cell] = record
-            elif mine:
-                records[cell] = try_cell(bench, cell, folder, records.get(column.teacher), progress)
+    for group in groups(bench, column, records):
+        with contextlib.ExitStack() as claims:
+            mine = []
+            for cell in group:
+                if cell in records or (cell.role == "student" and column.teacher not in records):
+                    continue  # finished, or tried by this run; or its teacher is in other hands
+                free = claims.enter_context(claim_together(bench.recipe, folder / cell.name))
+                record = agreed(bench.recipe, partial(ended, folder / cell.name, earlier.get(cell)))
+                if record is not None:  # by another process
+                    progress.finish(cell.name, record)
+                    records[cell] = record
+                elif free:
+                    mine.append(cell)
+            records.update(try_cells(bench, mine, folder, records.get(column.teacher), progress))
+
+
+def groups(bench: Bench, column: Column, records: Mapping[Cell, Any]) -> Iterator[Sequence[Cell]]:
+    """The column's cells as they are made together: its teacher, then as many of the missing students as memory holds."""
+    yield [column.teacher]
+    missing = [cell for cell in column.students if cell not in records]
+    size = how_many(bench, missing)
+    yield from (missing[i : i + size] for i in range(0, len(missing), size))
 
 
 def ended(folder: Path, earlier: tuple[int, int] | None) -> dict[str, Any] | None:
     """The record of a cell that is complete, or that failed otherwise than `earlier`; None of any other."""
     stamp = failure(folder)
     return read_record(folder) if stamp is not None and stamp != earlier else finished(folder)
+
+
+def try_cells(
+    bench: Bench, group: Sequence[Cell], folder: Path, teacher: Mapping[str, Any] | None, progress: Any
+) -> dict[Cell, dict[str, Any]]:
+    """The records of cells that are made now, or of their failures. `teacher` is the record of the students' teacher."""
+    if teacher is None or teacher["status"] == "failed" or len(group) < 2:
+        return {cell: try_cell(bench, cell, folder, teacher, progress) for cell in group}
+
+    def make(cell: Cell, seat: Seat) -> dict[str, Any]:
+        return try_cell(replace(bench, seat=seat), cell, folder, teacher, progress)
+
+    return run_together(group, folder, make)
 
 
 def try_cell(
@@ -163,7 +192,11 @@ def try_cell(
     progress.start(cell.name)
     try:
         told = replace(bench, on_step=partial(progress.step, cell.name))
-        record = run_cell(told, cell, folder / cell.name, folder / teacher["name"] if teacher else None)
+        place = (folder / cell.name, folder / teacher["name"] if teacher else None)
+        try:
+            record = run_cell(told, cell, *place)
+        except OutOfStepError:  # its data come in an order that it cannot share
+            record = run_cell(replace(told, seat=None), cell, *place)
     except Exception as error:  # a cell's own failure must not cost the others; KeyboardInterrupt passes
         record = fail_cell(bench.recipe, cell, folder / cell.name, error)
     progress.finish(cell.name, record)

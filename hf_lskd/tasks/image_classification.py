@@ -23,7 +23,7 @@ from hf_lskd.errors import InputError
 from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
 from hf_lskd.record import PREDICTIONS, STATISTICS, Cell
 from hf_lskd.tasks.task import READING, Features, SplitReading, Task, derived_seed, reading, said
-from hf_lskd.teacher import check_classes
+from hf_lskd.teacher import Teacher, check_classes
 from hf_lskd.trainer import DistillationTrainer
 
 
@@ -122,8 +122,12 @@ class ImageClassification(Task):
         teacher: Path | None = None,
         loss_scale: float = 1.0,
         callbacks: Sequence[Any] = (),
+        prepared: Teacher | None = None,
     ) -> DistillationTrainer:
-        """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student."""
+        """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student.
+
+        `prepared` is that teacher where another trainer of the same student has read it already.
+        """
         spec = self.spec(cell)
         model, args = self.build(cell), self.arguments(cell, folder, loss_scale)
         trainer = DistillationTrainer(
@@ -136,7 +140,7 @@ class ImageClassification(Task):
             compute_metrics=top_accuracies,
             preprocess_logits_for_metrics=label_ranks,
             callbacks=list(callbacks),
-            teacher_model=str(teacher) if teacher is not None else None,
+            teacher_model=prepared or (str(teacher) if teacher is not None else None),
         )
         trainer.remove_callback(PrinterCallback)  # the study has its own progress line, the record its own curve
         return trainer

@@ -17,6 +17,7 @@ from hf_lskd.errors import InputError, nearest
 from hf_lskd.penultimate import gathered, merged
 from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
 from hf_lskd.record import Cell, model_folder
+from hf_lskd.teacher import Teacher
 
 SPLITS = ("train", "validation")  # of statistics: what was trained on, and what models are judged on
 
@@ -121,9 +122,19 @@ class Task(ABC):
 
     @abstractmethod
     def trainer(
-        self, cell: Cell, folder: Path, *, teacher: Path | None = None, loss_scale: float = 1.0, callbacks: Any = ()
+        self,
+        cell: Cell,
+        folder: Path,
+        *,
+        teacher: Path | None = None,
+        loss_scale: float = 1.0,
+        callbacks: Any = (),
+        prepared: Teacher | None = None,
     ) -> Any:
-        """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student."""
+        """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student.
+
+        `prepared` is that teacher where another trainer of the same student has read it already.
+        """
 
     @abstractmethod
     def reader(self, cell: Cell, folder: Path) -> Any:

@@ -39,6 +39,7 @@ from hf_lskd.recipe import DecodingSpec, EtaSpec, ModelSpec, Recipe, StudentSpec
 from hf_lskd.record import MODEL, Cell
 from hf_lskd.seq2seq import check_token_maps
 from hf_lskd.tasks.task import READING, SPLITS, Features, SplitReading, Task, derived_seed, reading, said
+from hf_lskd.teacher import Teacher
 from hf_lskd.trainer import Seq2SeqDistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -166,9 +167,19 @@ class Translation(Task):
         return Seq2SeqDistillationArguments(**{**DEFAULTS, **self.cell_arguments(cell, folder, loss_scale, others)})
 
     def trainer(
-        self, cell: Cell, folder: Path, *, teacher: Path | None = None, loss_scale: float = 1.0, callbacks: Any = ()
+        self,
+        cell: Cell,
+        folder: Path,
+        *,
+        teacher: Path | None = None,
+        loss_scale: float = 1.0,
+        callbacks: Any = (),
+        prepared: Teacher | None = None,
     ) -> Seq2SeqDistillationTrainer:
-        """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student."""
+        """A trainer ready to train the cell, distilling from the model in `teacher` when it is a student.
+
+        `prepared` is that teacher where another trainer of the same student has read it already.
+        """
         args = self.arguments(cell, folder, loss_scale)
         trainer = self._trainer(
             self.build(cell),
@@ -176,7 +187,7 @@ class Translation(Task):
             train_dataset=self._training_rows(self.spec(cell), teacher, args),
             eval_dataset=self.rows["curve"].by_length(),
             callbacks=list(callbacks),
-            teacher_model=str(teacher) if teacher is not None and (cell.kd_weight or 0) > 0 else None,
+            teacher_model=(prepared or str(teacher)) if teacher is not None and (cell.kd_weight or 0) > 0 else None,
         )
         trainer.remove_callback(PrinterCallback)  # the study has its own progress line, the record its own curve
         return trainer
