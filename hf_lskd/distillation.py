@@ -142,7 +142,8 @@ class DistillationMixin(Stock):
         if isinstance(source, Teacher):  # another trainer's: checked, placed and compiled there
             self.teacher = source
             return
-        self.teacher = self.prepare_teacher(source)
+        with torch.random.fork_rng(devices=[]):  # reading a model draws weights: no chance of the student's
+            self.teacher = self.prepare_teacher(source)
         for member in self.teacher.members if getattr(self.args, "channels_last", False) else ():
             member.model.to(memory_format=torch.channels_last)
         if self.args.torch_compile:
