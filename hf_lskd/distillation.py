@@ -12,6 +12,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_lskd import losses, models, schedule
 from hf_lskd.arguments import check_distillation
+from hf_lskd.caching import take_cache
 from hf_lskd.ema import EmaCallback
 from hf_lskd.errors import InputError
 from hf_lskd.models.checkpoint import load_renamed
@@ -62,6 +63,8 @@ class DistillationMixin(Stock):
     Logged with each training log, beside the stock names: `hard_loss`, and with a teacher `soft_loss`, `target_entropy`
     (mean entropy of the tempered targets, nats) and `agreement` (share of items whose top class is the teacher's).
     """
+
+    takes_sequences = False  # labels `[B, L]` rather than `[B]`
 
     def __init__(
         self,
@@ -173,6 +176,8 @@ class DistillationMixin(Stock):
         if self.teacher is not None and not self.teacher.reported:
             report_teacher(self)
             self.teacher.reported = True
+        if self.teacher is not None and self.teacher.store is None and getattr(self.args, "teacher_cache", None):
+            take_cache(self)
         return super().train(*args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any) -> Any:

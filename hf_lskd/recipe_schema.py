@@ -113,6 +113,7 @@ SWITCHES: dict[str, Field] = {
     "ema": Field(optional(number(above=0, below=1))),
     "sync_batchnorm": Field(boolean, False),
     "channels_last": Field(boolean, False),
+    "teacher_cache": Field(either(integer(1), choice("none", "logits")), "none"),
 }
 _kept = Kind("a mapping", lambda problems, value, at, allowed: value)
 
@@ -191,6 +192,12 @@ def _check_task(problems: Problems, page: Mapping[str, Any], found: dict[str, An
         if student["paper"] is not None and student["paper"] not in pair_names(found["task"]):
             allowed = ", ".join(pair_names(found["task"]))
             problems.add((*at, "paper"), f"{student['paper']}, a pair of another task", allowed)
+    data, switches = found["data"] or {}, found["switches"] or {}
+    random = [key for key in ("augmentation", "mixup", "cutmix") if data.get(key) not in (None, "none", 0)]
+    if switches.get("teacher_cache", "none") != "none" and random:
+        problems.add(
+            ("switches", "teacher_cache"), f"on, with data.{random[0]}", "none, or data without chance", key=True
+        )
     if found["task"] == "translation":
         for key in ("sync_batchnorm", "channels_last"):
             if found["switches"] and found["switches"][key]:

@@ -46,7 +46,7 @@ LAYOUT = [
 ]
 FAMILIES = {"translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",
             "ema": "trainer", "schedule": "trainer", "penultimate": "trainer", "stock": "trainer", "teacher_accuracy": "trainer",
-            "shared": "trainer",
+            "shared": "trainer", "caching": "trainer",
             "recipe_changes": "recipe", "recipe_data": "recipe", "recipe_fields": "recipe", "recipe_schema": "recipe",
             "recipe_training": "recipe", "recipe_yaml": "recipe"}  # fmt: skip
 NAMED = {

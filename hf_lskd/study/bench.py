@@ -76,7 +76,9 @@ def cell_signature(bench: Bench, cell: Cell, teacher: str | None = None) -> str:
         "fingerprint": bench.task.fingerprint,
         "training": bench.recipe.training_of(spec),
         "model": model_identity(spec),
-        "switches": recipe["switches"],
+        "switches": {
+            key: value for key, value in recipe["switches"].items() if (key, value) != ("teacher_cache", "none")
+        },
         "cell": cell.to_dict(),
         "processes": world_size(),  # they multiply the batch
     }

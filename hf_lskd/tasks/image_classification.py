@@ -129,7 +129,7 @@ class ImageClassification(Task):
         `prepared` is that teacher where another trainer of the same student has read it already.
         """
         spec = self.spec(cell)
-        model, args = self.build(cell), self.arguments(cell, folder, loss_scale)
+        model, args = self.build(cell), self.arguments(cell, folder, loss_scale, **self.cache_arguments(teacher))
         trainer = DistillationTrainer(
             model,
             args,

@@ -19,6 +19,7 @@ from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
 from hf_lskd.record import Cell, model_folder
 from hf_lskd.teacher import Teacher
 
+CACHE = "teacher_cache"  # in a teacher's cell, where its logits are kept
 SPLITS = ("train", "validation")  # of statistics: what was trained on, and what models are judged on
 
 
@@ -105,6 +106,13 @@ class Task(ABC):
             **self.grid_arguments(cell, loss_scale),
             **others,
         }
+
+    def cache_arguments(self, teacher: Path | None) -> dict[str, Any]:
+        """Where the logits of the model in `teacher` are kept, beside it, where the recipe wants that."""
+        kept = self.recipe.switches.teacher_cache
+        if teacher is None or kept == "none":
+            return {}
+        return {"teacher_cache": str(teacher.parent / CACHE), "teacher_cache_top_k": None if kept == "logits" else kept}
 
     # ---- What a kind of work brings
 

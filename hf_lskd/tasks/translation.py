@@ -180,7 +180,7 @@ class Translation(Task):
 
         `prepared` is that teacher where another trainer of the same student has read it already.
         """
-        args = self.arguments(cell, folder, loss_scale)
+        args = self.arguments(cell, folder, loss_scale, **self.cache_arguments(teacher))
         trainer = self._trainer(
             self.build(cell),
             args,
