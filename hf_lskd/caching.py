@@ -1,6 +1,7 @@
 """A trainer's teacher, with its logits on the training set read from a cache (`teacher_cache`) in place of being computed."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ TELLING = 64  # examples, spread over a data set, that tell it from another
 def take_cache(trainer: Any) -> None:
     """Give the trainer's teacher the cache that the arguments name, filled first in one pass over the training set.
 
-    The pass is in eval mode, in the precision of training, in batches of `per_device_eval_batch_size`. Raises InputError for an
-    ensemble, several processes, random data, and fewer classes kept than are distilled.
+    The pass is over the batches of the first epoch, in the precision of training: so that epoch is, to the last bit, what it is
+    without a cache, and a later one is where the teacher's rounding does not depend on what else is in a batch. (Measured on
+    a CPU: convolutional models' does not; that of encoder-decoders may in the last bits, by the width of the padding.)
+    Raises InputError for an ensemble, several processes, random data, and fewer classes kept than are distilled.
     """
     args, teacher = trainer.args, trainer.teacher
     top_k = getattr(args, "teacher_cache_top_k", None)
@@ -33,20 +36,19 @@ def take_cache(trainer: Any) -> None:
         if member.renormalise is None
         else [part.flatten().tolist() for part in member.renormalise],
         "precision": [str(trainer.accelerator.mixed_precision), str(member.dtype), member.own_dtype],
-        "data": data_digest(list(batches(trainer, telling(trainer.train_dataset)))),
+        "data": data_digest(list(batches(trainer, trainer.get_eval_dataloader(telling(trainer.train_dataset))))),
         "examples": len(trainer.train_dataset),
     }
-    items = sum(sum(example_lengths(inputs)) for inputs in batches(trainer, trainer.train_dataset, lengths_only=True))
 
     def ask(inputs: Mapping[str, Any]) -> Tensor:
         with trainer.compute_loss_context_manager():
             logits: Tensor = teacher.logits(inputs)
         return logits
 
-    with torch.random.fork_rng(devices=[]):  # data loaders draw from the global generator
-        teacher.store = open_cache(
-            Path(args.teacher_cache), made_of, lambda: batches(trainer, trainer.train_dataset), ask, items, top_k
-        )
+    def filling() -> Iterator[Mapping[str, Any]]:
+        return batches(trainer, trainer.get_train_dataloader())
+
+    teacher.store = open_cache(Path(args.teacher_cache), made_of, filling, ask, partial(count_items, trainer), top_k)
 
 
 def check_cacheable(trainer: Any, top_k: int | None) -> None:
@@ -57,6 +59,8 @@ def check_cacheable(trainer: Any, top_k: int | None) -> None:
         raise InputError("teacher_cache with an ensemble", "one teacher")
     if trainer.args.world_size > 1:
         raise InputError(f"teacher_cache on {trainer.args.world_size} processes", "one process")
+    if trainer.args.dataloader_drop_last:
+        raise InputError("teacher_cache with dataloader_drop_last", "batches with every example")
     if top_k is not None and distilled is not None and distilled > top_k:
         raise InputError(f"kd_top_k = {distilled} with a teacher cache of {top_k} classes", "as many kept as distilled")
     if not hasattr(data, "__len__") or getattr(data, "random", False) or getattr(data, "mixing", None) is not None:
@@ -67,16 +71,21 @@ def check_cacheable(trainer: Any, top_k: int | None) -> None:
         )
 
 
-def batches(trainer: Any, dataset: Any, lengths_only: bool = False) -> Iterator[Mapping[str, Any]]:
-    """What the teacher is asked for each batch of `dataset`, in its order. `lengths_only`: images need not be read for that."""
-    if lengths_only and not trainer.takes_sequences:
-        yield {"pixel_values": torch.empty(len(dataset), 0)}
-        return
-    with torch.random.fork_rng(devices=[]):
-        for batch in trainer.get_eval_dataloader(dataset):
+def batches(trainer: Any, loader: Any) -> Iterator[Mapping[str, Any]]:
+    """What the teacher is asked for each batch of a loader."""
+    with torch.random.fork_rng(devices=[]):  # a loader draws from the global generator
+        for batch in loader:
             inputs = dict(trainer._prepare_inputs(batch))
             labels, _ = pop_targets(inputs)
             yield {**inputs, "labels": labels} if trainer.takes_sequences else inputs
+
+
+def count_items(trainer: Any) -> int:
+    """How many images or target tokens the training set has."""
+    data = trainer.train_dataset
+    if not trainer.takes_sequences:
+        return len(data)
+    return sum(sum(example_lengths(inputs)) for inputs in batches(trainer, trainer.get_eval_dataloader(data)))
 
 
 def telling(dataset: Any) -> Any:

@@ -180,6 +180,14 @@ def _one_or_more(found: Mapping[str, Any]) -> list[tuple[KeyPath, Any]]:
     return [(at, one) for at, one in [*places, (("student",), found["student"])] if isinstance(one, dict)]
 
 
+def _check_cache(problems: Problems, data: Mapping[str, Any], switches: Mapping[str, Any]) -> None:
+    """A teacher's logits can be kept for data that look the same in every epoch only."""
+    kept = switches.get("teacher_cache", "none")
+    for key in ("augmentation", "mixup", "cutmix"):
+        if kept != "none" and data.get(key) not in (None, "none", 0):
+            problems.add(("switches", "teacher_cache"), f"{kept} with data.{key}", f"none, or no {key}", key=True)
+
+
 def _check_task(problems: Problems, page: Mapping[str, Any], found: dict[str, Any]) -> None:
     """Keys that one kind of work has and another has not; decoding is on for translation."""
     for at, own in [((), found), (("teacher",), found["teacher"]), *_one_or_more(found)]:
@@ -192,12 +200,7 @@ def _check_task(problems: Problems, page: Mapping[str, Any], found: dict[str, An
         if student["paper"] is not None and student["paper"] not in pair_names(found["task"]):
             allowed = ", ".join(pair_names(found["task"]))
             problems.add((*at, "paper"), f"{student['paper']}, a pair of another task", allowed)
-    data, switches = found["data"] or {}, found["switches"] or {}
-    random = [key for key in ("augmentation", "mixup", "cutmix") if data.get(key) not in (None, "none", 0)]
-    if switches.get("teacher_cache", "none") != "none" and random:
-        problems.add(
-            ("switches", "teacher_cache"), f"on, with data.{random[0]}", "none, or data without chance", key=True
-        )
+    _check_cache(problems, found["data"] or {}, found["switches"] or {})
     if found["task"] == "translation":
         for key in ("sync_batchnorm", "channels_last"):
             if found["switches"] and found["switches"][key]:

@@ -91,11 +91,11 @@ def open_cache(
     made_of: Mapping[str, Any],
     batches: Callable[[], Iterable[Mapping[str, Any]]],
     ask: Callable[[Mapping[str, Any]], Tensor],
-    items: int,
+    items: Callable[[], int],
     top_k: int | None = None,
 ) -> TeacherCache:
     """The cache under `root` of what `made_of` names, filled first where it is not there: `ask` has the logits of each of
-    `batches()`, `items` images or target tokens in all. Its size is said before.
+    `batches()`, `items()` images or target tokens in all. Its size is said before.
 
     Raises InputError as `TeacherCache` does, and when the disk is too small.
     """
@@ -105,7 +105,7 @@ def open_cache(
         root.mkdir(parents=True, exist_ok=True)
         own = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
         try:
-            fill(own, made_of, batches(), ask, items, top_k)
+            fill(own, made_of, batches(), ask, items(), top_k)
             put_in_place(own, root / name)
         finally:
             shutil.rmtree(own, ignore_errors=True)
@@ -134,7 +134,7 @@ def fill(
     ends = [0]
     writer: Writer | None = None
     for inputs in batches:
-        logits, lengths = answer(ask, inputs), example_lengths(inputs)
+        logits, lengths = ask(inputs), example_lengths(inputs)
         if writer is None:
             writer = Writer(folder, items, logits.shape[-1], top_k)
         for key, length, rows in zip(example_keys(inputs), lengths, logits):
@@ -192,16 +192,6 @@ class Writer:
         for array in (self.values, self.indices, self.tail):
             if array is not None:
                 array.flush()
-
-
-def answer(ask: Callable[[Mapping[str, Any]], Tensor], inputs: Mapping[str, Any]) -> Tensor:
-    """The teacher's logits. A single example is asked for twice: kernels for one row round otherwise than those for several."""
-    several = (
-        {key: torch.cat([value, value]) for key, value in inputs.items()}
-        if len(example_lengths(inputs)) == 1
-        else inputs
-    )
-    return ask(several)[: len(example_lengths(inputs))]
 
 
 # ---- What an example is

@@ -34,6 +34,7 @@ OWN = (
     "lockstep",
     "teacher",
     "recipe",
+    "signature",
 )  # how a cell was made, and a hash over how its teacher was
 CLIP = {1.0: 0.3, 2.0: 1.0, 8.0: 100.0}  # a norm that each gradient exceeds, and one that none does
 HUGE = 1e38  # a loss scale that no weights survive
