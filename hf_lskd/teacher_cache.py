@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 META = "meta.json"
 IMAGES, SOURCE, MASK, LABELS, DECODER_IDS = "pixel_values", "input_ids", "attention_mask", "labels", "decoder_input_ids"
-BLOCK = 2**24  # bytes that are hashed at once
+BLOCK = 2**20  # bytes that are read at once for a checksum
 
 
 class TeacherCache:
@@ -57,14 +58,15 @@ class TeacherCache:
 
         Raises InputError for an example that the cache does not know.
         """
-        rows = [self._row(key) for key in example_keys(inputs)]
-        parts = [self._dense(int(self.offsets[row]), int(self.offsets[row + 1])) for row in rows]
+        rows = np.array([self._row(key) for key in example_keys(inputs)])
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        before = np.cumsum(lengths) - lengths  # items of the batch in front of each example's
+        values = self._dense(np.repeat(self.offsets[rows] - before, lengths) + np.arange(lengths.sum()))
         device = next(value for value in inputs.values() if isinstance(value, Tensor)).device
         if LABELS not in inputs:
-            return torch.cat(parts).to(device)
+            return values.to(device)
         out = torch.zeros(*inputs[LABELS].shape, self.classes)
-        for place, part in zip(out, parts):
-            place[: len(part)] = part
+        out[torch.arange(out.shape[1]) < torch.from_numpy(lengths).unsqueeze(1)] = values
         return out.to(device)
 
     def _row(self, key: bytes) -> int:
@@ -76,13 +78,14 @@ class TeacherCache:
             )
         return self.rows[key]
 
-    def _dense(self, start: int, end: int) -> Tensor:
-        """`[items, C]`: the logits, or those that were kept, and the rest of the probability spread evenly over the others."""
-        values = torch.from_numpy(np.array(self.values[start:end]))
+    def _dense(self, items: np.ndarray) -> Tensor:
+        """`[n, C]` of some items: the logits, or those that were kept, and the rest of the probability spread evenly over the
+        others."""
+        values = torch.from_numpy(self.values[items])
         if self.indices is None or self.tail is None:
             return values
-        others = torch.from_numpy(np.array(self.tail[start:end])) - math.log(self.classes - values.shape[1])
-        where = torch.from_numpy(np.array(self.indices[start:end])).long()
+        others = torch.from_numpy(self.tail[items]) - math.log(self.classes - values.shape[1])
+        where = torch.from_numpy(self.indices[items]).long()
         return others.unsqueeze(-1).repeat(1, self.classes).scatter_(1, where, values)
 
 
@@ -213,7 +216,7 @@ def example_keys(inputs: Mapping[str, Any]) -> list[bytes]:
     )
     assert source is not None
     mask = np.ones_like(source) if mask is None else mask
-    sizes = [int(np.flatnonzero(row).max(initial=-1)) + 1 for row in mask]
+    sizes = lengths_of(mask != 0)
     keys = []
     for row, (size, length) in enumerate(zip(sizes, example_lengths(inputs))):
         said = () if decoder is None else (decoder[row, :length],)
@@ -225,8 +228,12 @@ def example_lengths(inputs: Mapping[str, Any]) -> list[int]:
     """How many items each example has: one an image; target tokens up to the last that counts."""
     if IMAGES in inputs:
         return [1] * len(inputs[IMAGES])
-    counts = inputs[LABELS].ne(IGNORE_INDEX).cpu().numpy()
-    return [int(np.flatnonzero(row).max(initial=-1)) + 1 for row in counts]
+    return lengths_of(inputs[LABELS].ne(IGNORE_INDEX).cpu().numpy())
+
+
+def lengths_of(counts: np.ndarray) -> list[int]:
+    """Of each row of `[B, L]` truths: the place behind the last one."""
+    return list(((np.arange(counts.shape[1]) + 1) * counts).max(axis=1, initial=0).tolist())
 
 
 def digest(*arrays: np.ndarray) -> bytes:
@@ -263,9 +270,10 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder / META} is damaged ({error})", "a teacher cache", "Delete the folder.") from error
 
 
-def file_checksum(path: Path) -> str:
-    found = hashlib.blake2b(digest_size=16)
+def file_checksum(path: Path) -> int:
+    """CRC-32 of a file: it tells damage, not malice."""
+    found = 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):
-            found.update(block)
-    return found.hexdigest()
+            found = zlib.crc32(block, found)
+    return found

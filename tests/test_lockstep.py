@@ -28,14 +28,8 @@ from tests.test_resume import LAST, everything
 from tests.test_translation import SHAPE, recipe_of, text  # noqa: F401  # a fixture
 from tests.tiny_study import changed, dump, run_and_kill, values, write_images
 
-OWN = (
-    "durations",
-    "peak_memory_mb",
-    "lockstep",
-    "teacher",
-    "recipe",
-    "signature",
-)  # how a cell was made, and a hash over how its teacher was
+# how a cell was made, and a hash over how its teacher was
+OWN = ("durations", "peak_memory_mb", "lockstep", "teacher", "recipe", "signature")
 CLIP = {1.0: 0.3, 2.0: 1.0, 8.0: 100.0}  # a norm that each gradient exceeds, and one that none does
 HUGE = 1e38  # a loss scale that no weights survive
 RESNET_SPEC = {"model": RESNET[0], "model_args": {**RESNET[1], "drop_rate": 0.2, "channels": [8, 8, 8, 8]}}
