@@ -163,6 +163,17 @@ MUTANTS = [
            "for _ in range(1):", "three_processes_started"),
     Mutant("claims", "what another process saw fail is tried again", "study/runner.py",
            "stamp is not None and stamp != earlier", "False", "tried_by_one_process_only"),
+    Mutant("lockstep", "students draw from one generator in turn", "study/strands.py",
+           "            self._world.restore()", "            pass", "leave_the_checkpoints_that_each_leaves_alone"),
+    Mutant("lockstep", "a teacher's answer to another batch", "shared.py",
+           "key = (dtype, *((name, id(value)) for name, value in sorted(inputs.items())))", "key = (dtype,)",
+           "a_shared_teacher_answers"),
+    Mutant("lockstep", "the next batch for whoever comes next", "shared.py",
+           "        if at not in self.kept:\n", "        if True:\n", "read_and_a_teacher_run_once"),
+    Mutant("14", "an example's logits without looking at what it says", "teacher_cache.py",
+           "labels[row, :length], *said)", "*said)", "padding_is_no_part"),
+    Mutant("14", "a damaged file is read", "teacher_cache.py",
+           "file_checksum(folder / name) != checksum", "False", "a_damaged_file_is_found_out or trap_14_a_cache"),
 ]  # fmt: skip
 
 
