@@ -54,6 +54,17 @@ class DistillationFields:
     teacher_dtype: str | None = field(
         default=None, metadata={"help": "Precision the teacher runs in: float32, bfloat16 or float16; none: as loaded."}
     )
+    teacher_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for the teacher's logits on the training set, computed once and then read; none: off. For data "
+            "that look the same in every epoch."
+        },
+    )
+    teacher_cache_top_k: int | None = field(
+        default=None,
+        metadata={"help": "Keep only the teacher's k most probable classes there, and the rest's total; none: all."},
+    )
     model_ema: float | None = field(
         default=None,
         metadata={"help": "Decay of an exponential moving average of the student, which is evaluated and saved."},
@@ -99,6 +110,7 @@ def check_distillation(args: TrainingArguments) -> None:
     losses.check_temperature(getattr(args, "kd_temperature", 1.0))
     losses.check_kd_weight(getattr(args, "kd_weight", 1.0))
     losses.check_top_k(getattr(args, "kd_top_k", None))
+    losses.check_top_k(getattr(args, "teacher_cache_top_k", None))
     losses.check_loss_scale(getattr(args, "kd_loss_scale", 1.0))
     ensemble = getattr(args, "kd_ensemble_of", PROBABILITIES)
     if ensemble not in ENSEMBLES:

@@ -198,6 +198,12 @@ def add_study(sub: argparse.ArgumentParser) -> None:
         metavar="N",
         help="teachers, each with its students, at once (default: one a core; with a GPU 1)",
     )
+    sub.add_argument(
+        "--lockstep",
+        choices=("on", "off"),
+        default="on",
+        help="train students that differ only in T or loss weight together, as far as memory allows (the same results, sooner)",
+    )
     add_launch_options(sub)
 
 

@@ -1,7 +1,7 @@
 """What image and sequence trainers share: α and T in the stock trainer's own loop."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from transformers.trainer_utils import has_length
 
 from hf_lskd import losses, models, schedule
 from hf_lskd.arguments import PROBABILITIES, check_distillation
+from hf_lskd.caching import take_cache
 from hf_lskd.clock import SaveByClock
 from hf_lskd.ema import EmaCallback
 from hf_lskd.errors import InputError
@@ -69,12 +70,14 @@ class DistillationMixin(PushMixin, Stock):
     (mean entropy of the tempered targets, nats) and `agreement` (share of items whose top class is the teacher's).
     """
 
+    takes_sequences = False  # labels `[B, L]` rather than `[B]`
+
     def __init__(
         self,
         model: nn.Module | str | None = None,
         args: TrainingArguments | None = None,
         *rest: Any,
-        teacher_model: nn.Module | str | Sequence[nn.Module | str] | None = None,
+        teacher_model: nn.Module | str | Sequence[nn.Module | str] | Teacher | None = None,
         **kwargs: Any,
     ) -> None:
         if args is not None:
@@ -91,6 +94,7 @@ class DistillationMixin(PushMixin, Stock):
         self._eval_rows: list[Tensor] | None = None
         self._float_labels_are_probabilities: bool | None = None
         self._epoch_sampler: Any = None
+        self.batch_source: Callable[[Iterator[Any]], Iterator[Any]] | None = None  # trainers in lockstep set one
         self.add_callback(EpochCallback(self))
         self._ema = EmaCallback(self) if getattr(self.args, "model_ema", None) is not None else None
         if self._ema is not None:
@@ -151,8 +155,12 @@ class DistillationMixin(PushMixin, Stock):
                 "one of the two",
                 "A custom loss leaves no place for the distillation loss; call hf_lskd.losses from your own function instead.",
             )
+        if isinstance(source, Teacher):  # another trainer's: checked, placed and compiled there
+            self.teacher = source
+            return
         check_teacher_whole(zero_stage(self))
-        self.teacher = self.prepare_teacher(source)
+        with torch.random.fork_rng(devices=[]):  # reading a model draws weights: no chance of the student's
+            self.teacher = self.prepare_teacher(source)
         for member in self.teacher.members if getattr(self.args, "channels_last", False) else ():
             member.model.to(memory_format=torch.channels_last)
         if self.args.torch_compile:
@@ -182,9 +190,18 @@ class DistillationMixin(PushMixin, Stock):
         check_sharding(asked, sharded, getattr(self.args, "channels_last", False))
         if self._ema is not None and sharded:
             refuse_whole("model_ema")
-        if self.teacher is not None and self.model is not None:  # None: the second trial of a hyperparameter search
+        if (
+            self.teacher is not None and not self.teacher.reported and self.model is not None
+        ):  # None: a search's next trial
             report_teacher(self)
+            self.teacher.reported = True
+        if self.teacher is not None and self.teacher.store is None and getattr(self.args, "teacher_cache", None):
+            take_cache(self)
         return super().train(*args, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any) -> Any:
+        batches = epoch_iterator if self.batch_source is None else self.batch_source(epoch_iterator)
+        return super().get_batch_samples(batches, *args)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         fresh = self.lr_scheduler is None

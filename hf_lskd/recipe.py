@@ -126,6 +126,7 @@ class Switches:
     ema: float | None = None
     sync_batchnorm: bool = False
     channels_last: bool = False
+    teacher_cache: str | int = "none"  # or "logits", or how many classes are kept
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ SWITCHES: dict[str, Field] = {
     "ema": Field(optional(number(above=0, below=1))),
     "sync_batchnorm": Field(boolean, False),
     "channels_last": Field(boolean, False),
+    "teacher_cache": Field(either(integer(1), choice("none", "logits")), "none"),
 }
 _kept = Kind("a mapping", lambda problems, value, at, allowed: value)
 
@@ -182,6 +183,14 @@ def _one_or_more(found: Mapping[str, Any]) -> list[tuple[KeyPath, Any]]:
     return [(at, one) for at, one in [*places, (("student",), found["student"])] if isinstance(one, dict)]
 
 
+def _check_cache(problems: Problems, data: Mapping[str, Any], switches: Mapping[str, Any]) -> None:
+    """A teacher's logits can be kept for data that look the same in every epoch only."""
+    kept = switches.get("teacher_cache", "none")
+    for key in ("augmentation", "mixup", "cutmix"):
+        if kept != "none" and data.get(key) not in (None, "none", 0):
+            problems.add(("switches", "teacher_cache"), f"{kept} with data.{key}", f"none, or no {key}", key=True)
+
+
 def _check_task(problems: Problems, page: Mapping[str, Any], found: dict[str, Any]) -> None:
     """Keys that one kind of work has and another has not; decoding is on for translation."""
     for at, own in [((), found), (("teacher",), found["teacher"]), *_one_or_more(found)]:
@@ -194,6 +203,7 @@ def _check_task(problems: Problems, page: Mapping[str, Any], found: dict[str, An
         if student["paper"] is not None and student["paper"] not in pair_names(found["task"]):
             allowed = ", ".join(pair_names(found["task"]))
             problems.add((*at, "paper"), f"{student['paper']}, a pair of another task", allowed)
+    _check_cache(problems, found["data"] or {}, found["switches"] or {})
     if found["task"] == "translation":
         for key in ("sync_batchnorm", "channels_last"):
             if found["switches"] and found["switches"][key]:

@@ -42,6 +42,8 @@ OWNED: dict[str, str] = {
     "seed": "Use grid.seed.",
     "data_seed": "Use grid.seed.",
     "model_ema": "Use switches.ema.",
+    "teacher_cache": "Use switches.teacher_cache.",
+    "teacher_cache_top_k": "Use switches.teacher_cache.",
     "sync_batch_norm": "Use switches.sync_batchnorm.",
     "channels_last": "Use switches.channels_last.",
     "load_best_model_at_end": "A record holds the metrics of the last and of the best epoch.",

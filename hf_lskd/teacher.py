@@ -15,6 +15,7 @@ from hf_lskd import models
 from hf_lskd.arguments import LOGITS, PROBABILITIES
 from hf_lskd.errors import InputError
 from hf_lskd.losses import upcast
+from hf_lskd.teacher_cache import TeacherCache
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class Teacher:
 
     def __init__(self, members: Sequence["Member"]) -> None:
         self.members = tuple(members)
+        self.store: TeacherCache | None = None  # where its logits on the training set are read, if anywhere
+        self.reported = False  # how good it is on the data has been said
 
     def logits(self, inputs: Mapping[str, Any], temperature: float = 1.0, of: str = PROBABILITIES) -> Tensor:
         """The teacher's logits for a batch of model inputs; an ensemble's are `ensemble_logits` of its members'."""
@@ -39,6 +42,8 @@ class Teacher:
     @torch.no_grad()
     def outputs(self, inputs: Mapping[str, Any]) -> list[Tensor]:
         """Each member's logits. Under no_grad, not inference mode: what is returned may be saved for a backward."""
+        if self.store is not None:
+            return [self.store.logits(inputs)]
         return [member.logits(inputs) for member in self.members]
 
     def compile(self) -> None:

@@ -46,6 +46,8 @@ class Seq2SeqDistillationTrainer(DistillationMixin, Seq2SeqTrainer):
     Raises InputError for models that are no encoder-decoders. See `DistillationMixin` for the rest.
     """
 
+    takes_sequences = True
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not is_encoder_decoder(self.model):

@@ -177,6 +177,17 @@ MUTANTS = [
            "if array.after is not None:", "if False:", "students_follow_their_own_teacher"),
     Mutant("21", "a job that is still queued is submitted again", "study/slurm.py",
            "if jobs[-1] in now}", "if False}", "students_follow_their_own_teacher"),
+    Mutant("lockstep", "students draw from one generator in turn", "study/strands.py",
+           "            self._world.restore()", "            pass", "leave_the_checkpoints_that_each_leaves_alone"),
+    Mutant("lockstep", "a teacher's answer to another batch", "shared.py",
+           "key = (dtype, *((name, id(value)) for name, value in sorted(inputs.items())))", "key = (dtype,)",
+           "a_shared_teacher_answers"),
+    Mutant("lockstep", "the next batch for whoever comes next", "shared.py",
+           "        if at not in self.kept:\n", "        if True:\n", "read_and_a_teacher_run_once"),
+    Mutant("14", "an example's logits without looking at what it says", "teacher_cache.py",
+           "labels[row, :length], *said)", "*said)", "padding_is_no_part"),
+    Mutant("14", "a damaged file is read", "teacher_cache.py",
+           "file_checksum(folder / name) != checksum", "False", "a_damaged_file_is_found_out or trap_14_a_cache"),
 ]  # fmt: skip
 
 

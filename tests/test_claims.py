@@ -91,7 +91,7 @@ def test_what_a_killed_process_was_making_is_made_by_the_one_that_waits(
 
     starter = threading.Thread(target=join_when_the_last_cell_is_begun)
     starter.start()
-    run_and_kill(study_of(page, folder), lambda: bool(waiting))
+    run_and_kill([*study_of(page, folder), "--lockstep", "off"], lambda: bool(waiting))
     starter.join()
     all_end_well(waiting)
     assert Counter(diary.read_text().split()) == Counter([*NAMES, NAMES[-1]])

@@ -48,7 +48,7 @@ FAMILIES = {"cli_publish": "cli", "card_data": "card", "card_facts": "card", "ca
             "pushing": "trainer", "clock": "trainer",
             "translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",
             "ema": "trainer", "schedule": "trainer", "penultimate": "trainer", "stock": "trainer", "teacher_accuracy": "trainer",
-            "teacher_pass": "trainer", "sharding": "trainer",
+            "teacher_pass": "trainer", "sharding": "trainer", "shared": "trainer", "caching": "trainer",
             "recipe_changes": "recipe", "recipe_data": "recipe", "recipe_fields": "recipe", "recipe_schema": "recipe",
             "recipe_training": "recipe", "recipe_yaml": "recipe"}  # fmt: skip
 NAMED = {

@@ -306,7 +306,7 @@ def test_a_cell_that_fails_in_the_middle_of_its_training_leaves_no_trace_in_the_
     original, calls = DistillationTrainer.compute_loss, []
 
     def break_once(self: Any, *args: Any, **kwargs: Any) -> Any:
-        calls.append(self.model.training and self.teacher is not None)
+        calls.append(self.model.training and NAMES[1] in self.args.output_dir)
         if sum(calls) == 2 and calls[-1]:
             raise RuntimeError("in the second step of the first student")
         return original(self, *args, **kwargs)

@@ -31,6 +31,8 @@ class Bench:
         None  # makes a cell elsewhere, called as `cell.run_cell`; None: in this process
     )
     say: Callable[[str], None] | None = None  # told what a cell's step is made of, before the first one
+    lockstep: bool = True  # whether students of one teacher may be trained together
+    seat: Any = None  # the student's place among those that are trained together
 
 
 def open_bench(recipe: Recipe, cache_dir: Path | None = None) -> Bench:
@@ -81,7 +83,9 @@ def cell_signature(bench: Bench, cell: Cell, teachers: Sequence[str] = ()) -> st
         "fingerprint": bench.task.fingerprint,
         "training": {key: value for key, value in training.items() if key != "save_minutes"},
         "model": model_identity(spec),
-        "switches": recipe["switches"],
+        "switches": {
+            key: value for key, value in recipe["switches"].items() if (key, value) != ("teacher_cache", "none")
+        },
         "cell": cell.to_dict(),
         "processes": bench.processes,  # they multiply the batch
     }

@@ -51,10 +51,13 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teachers: Sequence[Path]) -
     """Train and measure one cell; `folder` appears, complete, when it is done. Returns the record.
 
     `teachers` are the finished cells of a student's teachers. They are read back from there, also when this process has just
-    trained them, and so is the cell's own model before it is measured: a model in memory and the same one on disk differ in the last
-    bits. An interrupted run of the same cell continues from its last whole checkpoint.
+    trained them, and so is the cell's own model before it is measured: a model in memory and the same one on disk differ in the
+    last bits. An interrupted run of the same cell continues from its last whole checkpoint. With `bench.seat` other students of
+    the same teachers are trained at the same time (`lockstep`).
     """
-    started = time.perf_counter()
+    seat = bench.seat
+    clock = time.perf_counter if seat is None else seat.clock
+    started = clock()
     forget_earlier_cells()
     reset_peak_memory()
     sources = [taught_by(teacher) for teacher in teachers]
@@ -71,7 +74,9 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teachers: Sequence[Path]) -
     targets = targets_of(bench, cell, teachers)
     factor = loss_scale(cell, targets["target_gradient"])
     trainer = trained(bench, cell, work / CHECKPOINTS, teachers, factor)
-    train_end = time.perf_counter()
+    train_end = clock()
+    if seat is not None:
+        seat.leave()
     measured = measure(bench, cell, work, teachers)
     if trainer.accelerator.is_main_process:
         record = {
@@ -82,7 +87,8 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teachers: Sequence[Path]) -
             "kd_loss_scale_value": factor if cell.role == "student" else None,
             "teacher": teacher_entry(bench, teachers, sources),
             "hardware": hardware(trainer.accelerator.num_processes),
-            "durations": durations(started, train_end),
+            "lockstep": 1 if seat is None else seat.students,
+            "durations": {"train": train_end - started, "evaluate": clock() - train_end, "total": clock() - started},
             "peak_memory_mb": peak_memory_mb(),
         }
         write_json(work / FILE, record)
@@ -122,11 +128,13 @@ def trained(bench: Bench, cell: Cell, work: Path, teachers: Sequence[Path], fact
             teachers=[teacher / MODEL for teacher in teachers],
             loss_scale=factor,
             callbacks=[] if bench.on_step is None else [StepCallback(bench.on_step)],
+            prepared=None if bench.seat is None else bench.seat.teacher,
         )
-        said, checkpoint = (
-            check_batch(trainer.args, bench.processes),
-            agreed(bench.recipe, partial(last_whole_checkpoint, work)),
-        )
+        if bench.seat is not None:
+            bench.seat.take(trainer)
+        said = check_batch(trainer.args, bench.processes)
+        resume = bench.seat.resume if bench.seat is not None else None
+        checkpoint = agreed(bench.recipe, partial(last_whole_checkpoint, work, resume))
         if bench.say is not None:
             bench.say(said if checkpoint is None else f"{said}; goes on from {Path(checkpoint).name}")
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -217,14 +225,22 @@ def finished(folder: Path) -> dict[str, Any] | None:
     return record if record is not None and record["status"] == "complete" else None
 
 
-def last_whole_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint in `work` whose last file, the Trainer's state, is whole: a kill may leave half of one."""
-    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in found:
+def last_whole_checkpoint(work: Path, at_most: int | None = None) -> str | None:
+    """The newest whole checkpoint in `work`, of step `at_most` or before."""
+    found = whole_checkpoints(work)
+    steps = [step for step in found if at_most is None or step <= at_most]
+    return str(found[max(steps)]) if steps else None
+
+
+def whole_checkpoints(work: Path) -> dict[int, Path]:
+    """Step and folder of each checkpoint in `work` whose last file, the Trainer's state, is whole: a kill may leave half of
+    one."""
+    found = {}
+    for checkpoint in work.glob("checkpoint-*"):
         with contextlib.suppress(OSError, ValueError):
             json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            return str(checkpoint)
-    return None
+            found[int(checkpoint.name.rpartition("-")[2])] = checkpoint
+    return found
 
 
 def finish(work: Path, folder: Path) -> None:
@@ -272,12 +288,6 @@ def base_record(recipe: Recipe, cell: Cell, sign: str) -> dict[str, Any]:
         "study": {"name": recipe.name},
         "versions": versions(),
     }
-
-
-def durations(started: float, train_end: float) -> dict[str, float]:
-    """Seconds of a cell that ends now."""
-    now = time.perf_counter()
-    return {"train": train_end - started, "evaluate": now - train_end, "total": now - started}
 
 
 def history(log: list[dict[str, Any]], task: Task) -> dict[str, Any]:

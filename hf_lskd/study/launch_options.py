@@ -47,7 +47,7 @@ def run_launched(recipe: Any, folder: Path, args: Any) -> Sequence[Any] | None:
     from hf_lskd.study.runner import run_study
 
     if args.launcher == "inline":
-        return run_study(recipe, folder, jobs=args.jobs)
+        return run_study(recipe, folder, jobs=args.jobs, lockstep=args.lockstep == "on")
     config = read_config(args.accelerate_config)
     check_devices(config)
     print(f"accelerate: {config.path}, {config.processes} processes a cell")

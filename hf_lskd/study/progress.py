@@ -44,10 +44,12 @@ class Progress:
             self._line(*cells, self._left(now), end="\r")
 
     def finish(self, name: str, record: Mapping[str, Any]) -> None:
-        """A cell is complete or has failed; one that was never started took no time."""
+        """A cell is complete or has failed; one that was never started took no time, one among others its own time only."""
         self.done += 1
         now = time.perf_counter()
         seconds = now - self.running.pop(name)[0] if name in self.running else None
+        if seconds is not None and (record.get("lockstep") or 1) > 1:
+            seconds = record["durations"]["total"]
         if seconds is not None:
             self.spent.append(seconds)
         if self.live:

@@ -1,9 +1,10 @@
 """Plan a study, run what is missing of it, and keep its tables: running the same command again does only what is missing."""
 
+import contextlib
 import gc
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe
 from hf_lskd.record import CELLS, FILE, Cell, read_record
+from hf_lskd.shared import OutOfStepError
 from hf_lskd.study import tables
 from hf_lskd.study.bench import Bench, check_processes, open_bench
 from hf_lskd.study.cell import fail_cell, finished, run_cell
 from hf_lskd.study.claims import agreed, alone, claim, claim_together, is_first, sweep, wait_for_all
 from hf_lskd.study.classes import sets_of_study
 from hf_lskd.study.grid import Column, cells, columns, row_of, rows_of
+from hf_lskd.study.lockstep import Seat, how_many, run_together
 from hf_lskd.study.ownership import check_given_teachers, refuse_foreign, study_recipe, working_in
 from hf_lskd.study.progress import Progress
 from hf_lskd.study.projections import write_projections
@@ -33,22 +36,24 @@ def run_study(
     *,
     cache_dir: Path | None = None,
     jobs: int | None = None,
+    lockstep: bool = True,
     launch: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Run every missing cell of the grid into `folder`, then write its tables and report. Returns the records of the grid.
 
     `jobs` rows (a teacher and its students) run at once, see `side_by_side.jobs_of`. Several processes, also on several
     machines, may be given the same recipe and folder: each makes what is free, and returns when all is made. A cell that
-    fails is recorded with its error and the others go on. Raises InputError, before anything is changed, for bad input (see
-    `open_bench`) and when `folder` holds another study or something else. `launch` says how cells
-    are started elsewhere (fields of `Bench`).
+    fails is recorded with its error and the others go on. With `lockstep` students that differ only in T or loss weight are
+    trained together (see there), which changes none of their results. `launch` says how cells are started elsewhere (fields of
+    `Bench`). Raises InputError, before anything is changed, for bad input (see `open_bench`) and when `folder` holds another
+    study or something else.
     """
     from hf_lskd.study.compare import keep_comparison
     from hf_lskd.study.report import write_report
 
     check_processes(recipe)
     jobs = jobs_of(recipe, jobs)
-    bench = replace(open_bench(recipe, cache_dir), **(launch or {}))
+    bench = replace(open_bench(recipe, cache_dir), lockstep=lockstep, **(launch or {}))
     refuse_foreign(folder, bench)
     check_given_teachers(folder, bench)
     with working_in(folder, bench):
@@ -71,7 +76,7 @@ def run_grid(bench: Bench, folder: Path, cache_dir: Path | None, jobs: int) -> l
         if jobs == 1 or not missing:
             return run_cells(bench, folder / CELLS, rows, progress)
         unfinished = [row for row in rows if row in {row_of(bench.recipe, cell) for cell in missing}]
-        ended = run_side_by_side(unfinished, folder, cache_dir, jobs, progress)
+        ended = run_side_by_side(unfinished, folder, cache_dir, jobs, progress, bench.lockstep)
         for cell in missing:
             if cell.name not in ended:
                 give_up(bench.recipe, cell, folder / CELLS / cell.name, progress)
@@ -137,28 +142,53 @@ def run_column(
     earlier: Mapping[Cell, tuple[int, int]],
     progress: Any,
 ) -> None:
-    """What is missing of a teacher and its students, and nobody else is making, one after another, noted in `records`.
+    """What is missing of a teacher and its students, and nobody else is making, noted in `records`.
 
     `earlier` are the failures that are to be tried again.
     """
-    for cell in (*column.teachers, *column.students):
-        needed = column.teachers if cell.role == "student" else ()
-        if cell in records or any(teacher not in records for teacher in needed):
-            continue  # finished, or tried by this run; or a teacher of it is in other hands
-        with claim_together(bench.recipe, folder / cell.name) as mine:
-            record = agreed(bench.recipe, partial(ended, folder / cell.name, earlier.get(cell)))
-            if record is not None:  # by another process
-                progress.finish(cell.name, record)
-                records[cell] = record
-            elif mine:
-                taught_by = [records[teacher] for teacher in needed]
-                records[cell] = try_cell(bench, cell, folder, taught_by, progress)
+    for group in groups(bench, column, records):
+        with contextlib.ExitStack() as claims:
+            mine = []
+            needed = column.teachers if group[0].role == "student" else ()
+            for cell in group:
+                if cell in records or any(teacher not in records for teacher in needed):
+                    continue  # finished, or tried by this run; or a teacher of it is in other hands
+                free = claims.enter_context(claim_together(bench.recipe, folder / cell.name))
+                record = agreed(bench.recipe, partial(ended, folder / cell.name, earlier.get(cell)))
+                if record is not None:  # by another process
+                    progress.finish(cell.name, record)
+                    records[cell] = record
+                elif free:
+                    mine.append(cell)
+            if mine:
+                records.update(try_cells(bench, mine, folder, [records[teacher] for teacher in needed], progress))
+
+
+def groups(bench: Bench, column: Column, records: Mapping[Cell, Any]) -> Iterator[Sequence[Cell]]:
+    """The column's cells as they are made together: each teacher, then as many of the missing students as memory holds."""
+    yield from ([teacher] for teacher in column.teachers)
+    missing = [cell for cell in column.students if cell not in records]
+    size = how_many(bench, missing)
+    yield from (missing[i : i + size] for i in range(0, len(missing), size))
 
 
 def ended(folder: Path, earlier: tuple[int, int] | None) -> dict[str, Any] | None:
     """The record of a cell that is complete, or that failed otherwise than `earlier`; None of any other."""
     stamp = failure(folder)
     return read_record(folder) if stamp is not None and stamp != earlier else finished(folder)
+
+
+def try_cells(
+    bench: Bench, group: Sequence[Cell], folder: Path, taught_by: Sequence[Mapping[str, Any]], progress: Any
+) -> dict[Cell, dict[str, Any]]:
+    """The records of cells that are made now, or of their failures. `taught_by` are the records of the students' teachers."""
+    if len(group) < 2 or any(teacher["status"] == "failed" for teacher in taught_by):
+        return {cell: try_cell(bench, cell, folder, taught_by, progress) for cell in group}
+
+    def make(cell: Cell, seat: Seat) -> dict[str, Any]:
+        return try_cell(replace(bench, seat=seat), cell, folder, taught_by, progress)
+
+    return run_together(group, folder, make)
 
 
 def try_cell(
@@ -174,7 +204,11 @@ def try_cell(
     progress.start(cell.name)
     try:
         told = replace(bench, on_step=partial(progress.step, cell.name))
-        record = (bench.make or run_cell)(told, cell, folder / cell.name, [folder / one["name"] for one in taught_by])
+        place = (folder / cell.name, [folder / one["name"] for one in taught_by])
+        try:
+            record = (bench.make or run_cell)(told, cell, *place)
+        except OutOfStepError:  # its data come in an order that it cannot share
+            record = run_cell(replace(told, seat=None), cell, *place)
     except Exception as error:  # a cell's own failure must not cost the others; KeyboardInterrupt passes
         record = fail_cell(bench.recipe, cell, folder / cell.name, error)
     progress.finish(cell.name, record)

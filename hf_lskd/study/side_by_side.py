@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -47,7 +48,9 @@ def threads_of(jobs: int) -> int:
     return max(1, torch.get_num_threads() // jobs)
 
 
-def run_side_by_side(rows: Sequence[Cell], folder: Path, cache_dir: Path | None, jobs: int, progress: Any) -> set[str]:
+def run_side_by_side(
+    rows: Sequence[Cell], folder: Path, cache_dir: Path | None, jobs: int, progress: Any, lockstep: bool = True
+) -> set[str]:
     """Run the rows of these teachers, `jobs` at once, in processes of their own. Returns the names of the cells that ended.
 
     A process that dies loses its own row only: what was finished of it stays, and the others go on. Processes end with
@@ -62,7 +65,7 @@ def run_side_by_side(rows: Sequence[Cell], folder: Path, cache_dir: Path | None,
             while waiting and free:
                 index, teacher = waiting.pop(0)
                 slots[index] = free.pop(0)
-                running[index] = begin(teacher, folder, cache_dir, environment(jobs, slots[index]))
+                running[index] = begin(teacher, folder, cache_dir, environment(jobs, slots[index]), lockstep)
                 threading.Thread(target=listen, args=(index, running[index], notes), daemon=True).start()
             index, note = notes.get()
             if note is None:
@@ -83,13 +86,16 @@ def run_side_by_side(rows: Sequence[Cell], folder: Path, cache_dir: Path | None,
     return ended
 
 
-def begin(teacher: Cell, folder: Path, cache_dir: Path | None, env: Mapping[str, str]) -> subprocess.Popen:
+def begin(
+    teacher: Cell, folder: Path, cache_dir: Path | None, env: Mapping[str, str], lockstep: bool
+) -> subprocess.Popen:
     """A process for one row. It ends when its standard input does, which only this process holds open."""
     task = {
         "folder": str(folder),
         "label_smoothing": teacher.label_smoothing,
         "seed": teacher.seed,
         "cache_dir": None if cache_dir is None else str(cache_dir),
+        "lockstep": lockstep,
     }
     return subprocess.Popen(
         [sys.executable, "-m", "hf_lskd.study.side_by_side", json.dumps(task)],
@@ -144,7 +150,9 @@ class Told:
         self._say({"cell": name, "share": share})
 
     def finish(self, name: str, record: Mapping[str, Any]) -> None:
-        self._say({"cell": name, "record": {key: record[key] for key in ("error", "metrics")}})
+        self._say(
+            {"cell": name, "record": {key: record.get(key) for key in ("error", "metrics", "lockstep", "durations")}}
+        )
 
     def _say(self, what: Mapping[str, Any]) -> None:
         print(MARK + json.dumps(what), flush=True)
@@ -160,6 +168,7 @@ def run_row(task: Mapping[str, Any]) -> None:
     quiet_libraries()
     recipe = study_recipe(Path(task["folder"]))
     bench = open_bench(recipe, None if task["cache_dir"] is None else Path(task["cache_dir"]))
+    bench = replace(bench, lockstep=task["lockstep"])
     teacher = Cell("teacher", task["label_smoothing"], task["seed"])
     run_cells(bench, Path(task["folder"]) / CELLS, [teacher], Told())
 

@@ -24,7 +24,7 @@ from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
 from hf_lskd.record import PREDICTIONS, STATISTICS, Cell
 from hf_lskd.sharding import launched_with
 from hf_lskd.tasks.task import READING, Features, Judged, Task, derived_seed, said, taught_by
-from hf_lskd.teacher import check_classes
+from hf_lskd.teacher import Teacher, check_classes
 from hf_lskd.trainer import DistillationTrainer
 
 
@@ -123,10 +123,14 @@ class ImageClassification(Task):
         teachers: Sequence[Path] = (),
         loss_scale: float = 1.0,
         callbacks: Sequence[Any] = (),
+        prepared: Teacher | None = None,
     ) -> DistillationTrainer:
-        """A trainer ready to train the cell, distilling from the models in these folders when it is a student."""
+        """A trainer ready to train the cell, distilling from the models in these folders when it is a student.
+
+        `prepared` are those teachers where another trainer of the same student has read them already.
+        """
         spec = self.spec(cell)
-        model, args = self.build(cell), self.arguments(cell, folder, loss_scale)
+        model, args = self.build(cell), self.arguments(cell, folder, loss_scale, **self.cache_arguments(teachers))
         trainer = DistillationTrainer(
             model,
             args,
@@ -137,7 +141,7 @@ class ImageClassification(Task):
             compute_metrics=top_accuracies,
             preprocess_logits_for_metrics=label_ranks,
             callbacks=list(callbacks),
-            teacher_model=taught_by(teachers),
+            teacher_model=prepared or taught_by(teachers),
         )
         trainer.remove_callback(PrinterCallback)  # the study has its own progress line, the record its own curve
         return trainer

@@ -17,9 +17,10 @@ from hf_lskd.errors import InputError, nearest
 from hf_lskd.penultimate import gathered, merged
 from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
 from hf_lskd.record import Cell, model_folder
-from hf_lskd.teacher import ensemble_logits
+from hf_lskd.teacher import Teacher, ensemble_logits
 from hf_lskd.teacher_pass import taught_batches
 
+CACHE = "teacher_cache"  # in a teacher's cell, where its logits are kept
 SPLITS = ("train", "validation")  # of statistics: what was trained on, and what models are judged on
 
 
@@ -126,6 +127,16 @@ class Task(ABC):
             **others,
         }
 
+    def cache_arguments(self, teachers: Sequence[Path]) -> dict[str, Any]:
+        """Where the logits of the model in the folder are kept, beside it, where the recipe wants that."""
+        kept = self.recipe.switches.teacher_cache
+        if not teachers or kept == "none":
+            return {}
+        return {
+            "teacher_cache": str(teachers[0].parent / CACHE),
+            "teacher_cache_top_k": None if kept == "logits" else kept,
+        }
+
     # ---- What a kind of work brings
 
     @abstractmethod
@@ -142,9 +153,19 @@ class Task(ABC):
 
     @abstractmethod
     def trainer(
-        self, cell: Cell, folder: Path, *, teachers: Sequence[Path] = (), loss_scale: float = 1.0, callbacks: Any = ()
+        self,
+        cell: Cell,
+        folder: Path,
+        *,
+        teachers: Sequence[Path] = (),
+        loss_scale: float = 1.0,
+        callbacks: Any = (),
+        prepared: Teacher | None = None,
     ) -> Any:
-        """A trainer ready to train the cell, distilling from the models in these folders when it is a student."""
+        """A trainer ready to train the cell, distilling from the models in these folders when it is a student.
+
+        `prepared` are those teachers where another trainer of the same student has read them already.
+        """
 
     @abstractmethod
     def reader(self, cell: Cell, folder: Path) -> Any:

@@ -39,6 +39,7 @@ from hf_lskd.recipe import DecodingSpec, EtaSpec, ModelSpec, Recipe, StudentSpec
 from hf_lskd.record import MODEL, Cell
 from hf_lskd.seq2seq import check_token_maps
 from hf_lskd.tasks.task import READING, SPLITS, Features, Judged, Task, derived_seed, said, taught_by
+from hf_lskd.teacher import Teacher
 from hf_lskd.trainer import Seq2SeqDistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -166,17 +167,27 @@ class Translation(Task):
         return Seq2SeqDistillationArguments(**{**DEFAULTS, **self.cell_arguments(cell, folder, loss_scale, others)})
 
     def trainer(
-        self, cell: Cell, folder: Path, *, teachers: Sequence[Path] = (), loss_scale: float = 1.0, callbacks: Any = ()
+        self,
+        cell: Cell,
+        folder: Path,
+        *,
+        teachers: Sequence[Path] = (),
+        loss_scale: float = 1.0,
+        callbacks: Any = (),
+        prepared: Teacher | None = None,
     ) -> Seq2SeqDistillationTrainer:
-        """A trainer ready to train the cell, distilling from the models in these folders when it is a student."""
-        args = self.arguments(cell, folder, loss_scale)
+        """A trainer ready to train the cell, distilling from the models in these folders when it is a student.
+
+        `prepared` are those teachers where another trainer of the same student has read them already.
+        """
+        args = self.arguments(cell, folder, loss_scale, **self.cache_arguments(teachers))
         trainer = self._trainer(
             self.build(cell),
             args,
             train_dataset=self._training_rows(self.spec(cell), teachers, args),
             eval_dataset=self.rows["curve"].by_length(),
             callbacks=list(callbacks),
-            teacher_model=taught_by(teachers) if (cell.kd_weight or 0) > 0 else None,
+            teacher_model=(prepared or taught_by(teachers)) if (cell.kd_weight or 0) > 0 else None,
         )
         trainer.remove_callback(PrinterCallback)  # the study has its own progress line, the record its own curve
         return trainer

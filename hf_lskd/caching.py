@@ -1,0 +1,93 @@
+"""A trainer's teacher, with its logits on the training set read from a cache (`teacher_cache`) in place of being computed."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from hf_lskd.errors import InputError
+from hf_lskd.penultimate import pop_targets
+from hf_lskd.teacher_cache import data_digest, example_lengths, model_digest, open_cache
+
+TELLING = 64  # examples, spread over a data set, that tell it from another
+
+
+def take_cache(trainer: Any) -> None:
+    """Give the trainer's teacher the cache that the arguments name, filled first in one pass over the training set.
+
+    The pass is over the batches of the first epoch, in the precision of training: so that epoch is, to the last bit, what it is
+    without a cache, and a later one is where the teacher's rounding does not depend on what else is in a batch. (Measured on
+    a CPU: convolutional models' does not; that of encoder-decoders may in the last bits, by the width of the padding.)
+    Raises InputError for an ensemble, several processes, random data, and fewer classes kept than are distilled.
+    """
+    args, teacher = trainer.args, trainer.teacher
+    top_k = getattr(args, "teacher_cache_top_k", None)
+    check_cacheable(trainer, top_k)
+    member = teacher.members[0]
+    made_of = {
+        "teacher": model_digest(member.model),
+        "width": getattr(member, "width", None),
+        "normalisation": None
+        if member.renormalise is None
+        else [part.flatten().tolist() for part in member.renormalise],
+        "precision": [str(trainer.accelerator.mixed_precision), str(member.dtype), member.own_dtype],
+        "data": data_digest(list(batches(trainer, trainer.get_eval_dataloader(telling(trainer.train_dataset))))),
+        "examples": len(trainer.train_dataset),
+    }
+
+    def ask(inputs: Mapping[str, Any]) -> Tensor:
+        with trainer.compute_loss_context_manager():
+            logits: Tensor = teacher.logits(inputs)
+        return logits
+
+    def filling() -> Iterator[Mapping[str, Any]]:
+        return batches(trainer, trainer.get_train_dataloader())
+
+    teacher.store = open_cache(Path(args.teacher_cache), made_of, filling, ask, partial(count_items, trainer), top_k)
+
+
+def check_cacheable(trainer: Any, top_k: int | None) -> None:
+    """Raise InputError for what no cache can stand in for."""
+    distilled = getattr(trainer.args, "kd_top_k", None)
+    data = trainer.train_dataset
+    if len(trainer.teacher.members) > 1:
+        raise InputError("teacher_cache with an ensemble", "one teacher")
+    if trainer.args.world_size > 1:
+        raise InputError(f"teacher_cache on {trainer.args.world_size} processes", "one process")
+    if trainer.args.dataloader_drop_last:
+        raise InputError("teacher_cache with dataloader_drop_last", "batches with every example")
+    if top_k is not None and distilled is not None and distilled > top_k:
+        raise InputError(f"kd_top_k = {distilled} with a teacher cache of {top_k} classes", "as many kept as distilled")
+    if not hasattr(data, "__len__") or getattr(data, "random", False) or getattr(data, "mixing", None) is not None:
+        raise InputError(
+            "teacher_cache with data of random augmentation, mixing or unknown length",
+            "data that look the same in every epoch",
+            "Set augmentation: none, or leave the cache off.",
+        )
+
+
+def batches(trainer: Any, loader: Any) -> Iterator[Mapping[str, Any]]:
+    """What the teacher is asked for each batch of a loader."""
+    with torch.random.fork_rng(devices=[]):  # a loader draws from the global generator
+        for batch in loader:
+            inputs = dict(trainer._prepare_inputs(batch))
+            labels, _ = pop_targets(inputs)
+            yield {**inputs, "labels": labels} if trainer.takes_sequences else inputs
+
+
+def count_items(trainer: Any) -> int:
+    """How many images or target tokens the training set has."""
+    data = trainer.train_dataset
+    if not trainer.takes_sequences:
+        return len(data)
+    return sum(sum(example_lengths(inputs)) for inputs in batches(trainer, trainer.get_eval_dataloader(data)))
+
+
+def telling(dataset: Any) -> Any:
+    rows = range(0, len(dataset), ceil(len(dataset) / TELLING))
+    return dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, list(rows))
