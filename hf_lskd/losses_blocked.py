@@ -6,7 +6,6 @@ of the gradient is made by.
 
 from typing import Any
 
-
 import torch
 from torch import Tensor
 
@@ -74,7 +73,7 @@ class BlockedLoss(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if wanted:
             ctx.save_for_backward(student, batch.teacher)
-            ctx.batch, ctx.mixture = batch._replace(student=None, teacher=None), mixture
+            ctx.batch, ctx.mixture = batch._replace(student=student[:0].detach(), teacher=None), mixture
             ctx.gradient = gradient
         ctx.mark_non_differentiable(*others, *(term for term, weight in zip((hard, soft), weights) if weight == 0))
         return losses.weighted(hard, soft, mixture.kd_weight).clone(), hard, soft, *others

@@ -67,7 +67,8 @@ def blocked_pass(
     batch: Batch, mixture: Mixture, weights: Weights | None, readings: bool
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """Means over items of hard and soft loss, entropy and agreement, and `[N, C]` the gradient (None without `weights`)."""
-    batch = Batch(*(part.detach() if isinstance(part, Tensor) else part for part in batch))
+    teacher = None if batch.teacher is None else batch.teacher.detach()
+    batch = batch._replace(student=batch.student.detach(), teacher=teacher)
     kind = losses.upcast(batch.student[:0]).dtype
     gradient = None
     if weights is not None:
@@ -138,7 +139,8 @@ def over_blocks(
     kind = losses.upcast(batch.student[:0]).dtype
     rows = min(max(ELEMENTS // classes, 1), MOST_ROWS, count)
     buffers = scratch(rows, classes, kind)
-    found, names = [], ()
+    found: list[Tensor] = []
+    names: tuple[str, ...] = ()
     for which in blocks(batch.keep, count, rows):
         block = batch.rows(which)
         own = buffers[:, : len(block.student)]
@@ -151,7 +153,7 @@ def over_blocks(
             return None  # such logits come in herds: one block tells
         found.append(torch.cat([*seen.values()], 1))
         names = tuple(seen)
-    table = dict(zip(names, torch.cat(found).double().unbind(1))) if found else {}
+    table: Table = dict(zip(names, torch.cat(found).double().unbind(1))) if found else {}
     return table if shifted or len(found) < 2 or in_range(table) else None
 
 

@@ -44,7 +44,8 @@ LAYOUT = [
     {"losses", "paper"},
     {"errors"},
 ]
-FAMILIES = {"losses_blocked": "losses", "losses_rows": "losses", "translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",
+FAMILIES = {"losses_blocked": "losses", "losses_rows": "losses",
+            "translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",
             "ema": "trainer", "schedule": "trainer", "penultimate": "trainer", "stock": "trainer", "teacher_accuracy": "trainer",
             "recipe_changes": "recipe", "recipe_data": "recipe", "recipe_fields": "recipe", "recipe_schema": "recipe",
             "recipe_training": "recipe", "recipe_yaml": "recipe"}  # fmt: skip
