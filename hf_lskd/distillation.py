@@ -25,7 +25,7 @@ from hf_lskd.penultimate import (
     refuse_sharded,
     takes_images_by_name,
 )
-from hf_lskd.stock import EpochCallback, SmoothingHidden, as_stock_outputs
+from hf_lskd.stock import EpochCallback, LeanSteps, SmoothingHidden, as_stock_outputs
 from hf_lskd.teacher import IMAGES, Teacher, check_classes, check_separate, logits_of, prepare_teacher
 from hf_lskd.teacher_accuracy import report_teacher
 
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 LOGGED = ("hard_loss", "soft_loss", "target_entropy", "agreement")
 
 
-class DistillationMixin(Stock):
+class DistillationMixin(LeanSteps, Stock):
     """What image and sequence trainers share; put it before a `transformers.Trainer` class.
 
     Differences from the stock trainer, all deliberate:
