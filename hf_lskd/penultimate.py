@@ -1,14 +1,14 @@
 """What a trainer's model says before its last layer: one pass in eval mode, over any number of processes."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hf_lskd import models
-from hf_lskd.analysis.statistics import ClassStatistics
+from hf_lskd.analysis.statistics import SLAB, ClassStatistics
 from hf_lskd.errors import InputError
 from hf_lskd.losses import IGNORE_INDEX
 from hf_lskd.models.sequence import is_encoder_decoder, reading_decoder
@@ -119,13 +119,23 @@ def class_statistics(trainer: Any, dataset: Any = None) -> ClassStatistics:
     Raises InputError as `penultimate_batches` does, and when a process has no example.
     """
     statistics: ClassStatistics | None = None
+    waiting: list[PenultimateBatch] = []  # small batches are added together: adding is many small operations
     for batch in trainer.penultimate(dataset):
         if statistics is None:
             statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
-        statistics.update(batch.features, batch.labels)
+        waiting.append(batch._replace(logits=batch.logits[:0].clone(), example_id=None))
+        if sum(some.features.numel() for some in waiting) >= SLAB:
+            add(statistics, waiting)
+            waiting = []
+    if statistics is not None and waiting:
+        add(statistics, waiting)
     if statistics is None:
         raise InputError("an empty data set", "at least one example a process")
     return merged(trainer.accelerator, statistics)
+
+
+def add(statistics: ClassStatistics, batches: Sequence[PenultimateBatch]) -> None:
+    statistics.update(torch.cat([batch.features for batch in batches]), torch.cat([batch.labels for batch in batches]))
 
 
 def merged(accelerator: Any, part: Any) -> Any:
