@@ -1,7 +1,7 @@
 """What a trainer's model says before its last layer: one pass in eval mode, over any number of processes."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -118,24 +118,42 @@ def class_statistics(trainer: Any, dataset: Any = None) -> ClassStatistics:
 
     Raises InputError as `penultimate_batches` does, and when a process has no example.
     """
-    statistics: ClassStatistics | None = None
-    waiting: list[PenultimateBatch] = []  # small batches are added together: adding is many small operations
+    sums = ClassSums()
     for batch in trainer.penultimate(dataset):
-        if statistics is None:
-            statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
-        waiting.append(batch._replace(logits=batch.logits[:0].clone(), example_id=None))
-        if sum(some.features.numel() for some in waiting) >= SLAB:
-            add(statistics, waiting)
-            waiting = []
-    if statistics is not None and waiting:
-        add(statistics, waiting)
+        sums.add(batch)
+    statistics = sums.total()
     if statistics is None:
         raise InputError("an empty data set", "at least one example a process")
     return merged(trainer.accelerator, statistics)
 
 
-def add(statistics: ClassStatistics, batches: Sequence[PenultimateBatch]) -> None:
-    statistics.update(torch.cat([batch.features for batch in batches]), torch.cat([batch.labels for batch in batches]))
+class ClassSums:
+    """Class statistics of small batches: added are many of them together, since adding is a dozen small operations."""
+
+    def __init__(self) -> None:
+        self._statistics: ClassStatistics | None = None
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._numbers = 0
+
+    def add(self, batch: PenultimateBatch) -> None:
+        if self._statistics is None:
+            self._statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
+        self._waiting.append((batch.features, batch.labels))
+        self._numbers += batch.features.numel()
+        if self._numbers >= SLAB:
+            self._flush()
+
+    def total(self) -> ClassStatistics | None:
+        """The statistics of all that was added; None when nothing was."""
+        if self._waiting:
+            self._flush()
+        return self._statistics
+
+    def _flush(self) -> None:
+        assert self._statistics is not None
+        features, labels = (torch.cat(part) for part in zip(*self._waiting))
+        self._statistics.update(features, labels)
+        self._waiting, self._numbers = [], 0
 
 
 def merged(accelerator: Any, part: Any) -> Any:
