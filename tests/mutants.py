@@ -75,7 +75,7 @@ MUTANTS = [
            "temperature: float = 1.0\n    kd_temperature: float = field(", "test_trap_16"),
     Mutant("17", "α/(C−1) in place of α/C", "losses.py",
            "return smoothed(nll, log_probs.mean(-1), smoothing)",
-           "return smoothed(nll, log_probs.sum(-1) / (log_probs.shape[-1] - 1), smoothing)", "test_trap_17"),
+           "return smoothed(nll, log_probs.sum(-1) / (log_probs.shape[-1] - 1), smoothing)", "test_trap_04_05_17"),
     Mutant("19", "the order of an epoch is drawn from the global generator", "data/dataset.py",
            'generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch))', "generator = None", "test_trap_19"),
     Mutant("22", "weight rows of the classes with the first biases", "analysis/projection.py",
