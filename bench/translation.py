@@ -27,7 +27,7 @@ from hf_lskd.data.tokenizer import train_bpe
 from hf_lskd.data.translation import TranslationDataset
 from hf_lskd.models.sequence import load_seq2seq
 
-MAX_TOKENS, STEPS, VOCABULARY, LONGEST = 768, 3, 8000, 100
+MAX_TOKENS, STEPS, VOCABULARY, LONGEST = 512, 3, 8000, 100
 PYTHON = os.environ.get("HF_LSKD_FAIRSEQ_PYTHON", "")
 SIDES = ("input_ids", "labels")
 NAME = "NMT training step, transformer_iwslt_de_en"
@@ -179,7 +179,7 @@ def small_translator() -> tuple[Any, Any, Any]:
 
 
 def beam_rows(rounds: int) -> list[Result]:
-    from hf_lskd.generation import Options, translate_corpus
+    from hf_lskd.generation import translate_corpus
 
     model, tok, pairs = small_translator()
     sources = list(pairs.train.sources)[::40][:96]
@@ -202,7 +202,7 @@ def beam_rows(rounds: int) -> list[Result]:
             return slice_
 
         seconds = alternate({
-            "ours": clocked(lambda: translate_corpus(model, tok, sources, Options(beams=5))),
+            "ours": clocked(lambda: translate_corpus(model, tok, sources, beams=5)),
             "stock": clocked(lambda: trainer.predict(rows)),  # type: ignore[arg-type]
         }, rounds)  # fmt: skip
     return [compared("translation by beam search, 5 beams", "peer / ours, time of 96 sentences",
