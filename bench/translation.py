@@ -187,8 +187,8 @@ def beam_rows(rounds: int) -> list[Result]:
     longest = 2 * max(len(row["input_ids"]) for row in rows) + 50
     with tempfile.TemporaryDirectory() as folder:
         arguments = Seq2SeqTrainingArguments(
-            folder, predict_with_generate=True, generation_num_beams=5, generation_max_length=longest, report_to="none", disable_tqdm=True,
-            dataloader_pin_memory=False,
+            folder, predict_with_generate=True, generation_num_beams=5, generation_max_length=longest, report_to="none",
+            disable_tqdm=True, dataloader_pin_memory=False,
         )  # fmt: skip
         trainer = Seq2SeqTrainer(
             model, arguments, data_collator=DataCollatorForSeq2Seq(tok, model=model), processing_class=tok
@@ -206,5 +206,6 @@ def beam_rows(rounds: int) -> list[Result]:
             "ours": clocked(lambda: translate_corpus(model, tok, sources, beams=5)),
             "stock": clocked(lambda: trainer.predict(rows)),  # type: ignore[arg-type]
         }, rounds)  # fmt: skip
-    return [compared("translation by beam search, 5 beams", "peer / ours, time of 96 sentences",
-                     "stock predict_with_generate, largest length as ours", 2.0, seconds["stock"], seconds["ours"], at_most=False)]  # fmt: skip
+    row, meaning = "translation by beam search, 5 beams", "peer / ours, time of 96 sentences"
+    peer = "stock predict_with_generate, largest length as ours"
+    return [compared(row, meaning, peer, 2.0, seconds["stock"], seconds["ours"], at_most=False)]
