@@ -31,7 +31,7 @@ from hf_lskd.penultimate import (
 )
 from hf_lskd.pushing import PushMixin
 from hf_lskd.sharding import check_sharding, check_teacher_whole, launched_with, zero_stage
-from hf_lskd.stock import EpochCallback, SmoothingHidden, as_stock_outputs
+from hf_lskd.stock import EpochCallback, LeanSteps, SmoothingHidden, as_stock_outputs
 from hf_lskd.teacher import IMAGES, Teacher, check_classes, check_separate, logits_of, prepare_teacher
 from hf_lskd.teacher_accuracy import report_teacher
 
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 LOGGED = ("hard_loss", "soft_loss", "target_entropy", "agreement")
 
 
-class DistillationMixin(PushMixin, Stock):
+class DistillationMixin(PushMixin, LeanSteps, Stock):
     """What image and sequence trainers share; put it before a `transformers.Trainer` class.
 
     Differences from the stock trainer, all deliberate:

@@ -30,6 +30,35 @@ class LossTerms(NamedTuple):
     soft: Tensor | None = None
 
 
+class Mixture(NamedTuple):
+    """The loss of a row in numbers: what `distillation_loss` takes beside logits, labels and items."""
+
+    temperature: float = 1.0
+    kd_weight: float = 1.0
+    smoothing: float = 0.0
+    scale_student: bool = True
+    top_k: int | None = None
+    loss_scale: float = 1.0
+
+    @property
+    def soft_factor(self) -> float:
+        """What the KL divergence is multiplied by: loss_scale · T² (Hinton et al. 2015, section 2.1)."""
+        return self.loss_scale * self.temperature**2
+
+    @property
+    def student_temperature(self) -> float:
+        """What the student's logits are divided by: T, or 1 (Müller et al. 2019)."""
+        return self.temperature if self.scale_student else 1.0
+
+    def check(self) -> None:
+        """Raise InputError for a number outside its range."""
+        check_smoothing(self.smoothing)
+        check_kd_weight(self.kd_weight)
+        check_temperature(self.temperature)
+        check_loss_scale(self.loss_scale)
+        check_top_k(self.top_k)
+
+
 class Readings(NamedTuple):
     """What a batch says of its targets at no further pass: sums over items divided by `num_items`, as the losses are.
 
@@ -55,9 +84,8 @@ def label_smoothed_cross_entropy(
     At `smoothing` 0 it equals `F.cross_entropy` averaged over the items. Returns a scalar.
     Raises InputError for α outside [0, 1) and for shapes that do not fit.
     """
-    check_smoothing(smoothing)
-    rows = item_rows(labels, ignore_index, logits)
-    return rows.mean(smoothed_nll(log_probabilities(rows.logits[0]), rows.labels, smoothing), num_items)
+    mixture = Mixture(kd_weight=0.0, smoothing=smoothing)
+    return terms_of(logits, None, labels, mixture, num_items, ignore_index)[0].hard
 
 
 def distillation_kl(
@@ -80,13 +108,8 @@ def distillation_kl(
     `labels` only says which rows are masked; without it every row counts. No gradient reaches the teacher.
     Raises InputError for T that is not finite and positive, `top_k` < 1, and shapes that do not fit.
     """
-    check_temperature(temperature)
-    check_loss_scale(loss_scale)
-    check_same_shape(student_logits, teacher_logits)
-    rows = item_rows(labels, ignore_index, student_logits, teacher_logits)
-    student, teacher = rows.logits
-    cross, entropy = tempered_terms(student, teacher, temperature, scale_student, top_k)
-    return loss_scale * temperature**2 * rows.mean(cross - entropy, num_items)
+    mixture = Mixture(temperature, 1.0, 0.0, scale_student, top_k, loss_scale)
+    return terms_of(student_logits, teacher_logits, labels, mixture, num_items, ignore_index, hard=False)[0].total
 
 
 def distillation_loss(
@@ -110,20 +133,8 @@ def distillation_loss(
     the total is the hard term. A term of weight 0 is measured but carries no gradient.
     Raises InputError as its two parts do, and for `kd_weight` outside [0, 1].
     """
-    terms, _ = distillation_terms(
-        student_logits,
-        teacher_logits,
-        labels,
-        temperature=temperature,
-        kd_weight=kd_weight,
-        smoothing=smoothing,
-        num_items=num_items,
-        ignore_index=ignore_index,
-        scale_student=scale_student,
-        top_k=top_k,
-        loss_scale=loss_scale,
-    )
-    return terms
+    mixture = Mixture(temperature, kd_weight, smoothing, scale_student, top_k, loss_scale)
+    return terms_of(student_logits, teacher_logits, labels, mixture, num_items, ignore_index)[0]
 
 
 def distillation_terms(
@@ -141,27 +152,63 @@ def distillation_terms(
     loss_scale: float,
 ) -> tuple[LossTerms, Readings | None]:
     """`distillation_loss`, and what else the same pass tells of the batch (None without a teacher)."""
-    check_smoothing(smoothing)
-    check_kd_weight(kd_weight)
+    mixture = Mixture(temperature, kd_weight, smoothing, scale_student, top_k, loss_scale)
+    return terms_of(student_logits, teacher_logits, labels, mixture, num_items, ignore_index, readings=True)
+
+
+def terms_of(
+    student_logits: Tensor,
+    teacher_logits: Tensor | None,
+    labels: Tensor | None,
+    mixture: Mixture,
+    num_items: Tensor | float | None,
+    ignore_index: int,
+    *,
+    hard: bool = True,
+    readings: bool = False,
+) -> tuple[LossTerms, Readings | None]:
+    """`plain_terms` after checks, in blocks where that can be done. `hard` False: labels only say which rows are masked."""
+    from hf_lskd import losses_blocked
+
+    mixture.check()
     if teacher_logits is None:
-        hard = label_smoothed_cross_entropy(
-            student_logits, labels, smoothing, num_items=num_items, ignore_index=ignore_index
-        )
+        mixture = mixture._replace(kd_weight=0.0)
+    else:
+        check_same_shape(student_logits, teacher_logits)
+    if labels is not None:
+        check_labels(student_logits, labels)
+    arguments = student_logits, teacher_logits, labels, mixture, num_items, ignore_index
+    if losses_blocked.applies(student_logits, teacher_logits, labels):
+        return losses_blocked.blocked_terms(*arguments, hard=hard, readings=readings)
+    return plain_terms(*arguments)
+
+
+def plain_terms(
+    student_logits: Tensor,
+    teacher_logits: Tensor | None,
+    labels: Tensor | None,
+    mixture: Mixture,
+    num_items: Tensor | float | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> tuple[LossTerms, Readings | None]:
+    """The definition of every loss here, as a composition of torch's functions. Without labels the hard term is 0."""
+    given = (student_logits,) if teacher_logits is None else (student_logits, teacher_logits)
+    rows = item_rows(labels, ignore_index, *given)
+    student = rows.logits[0]
+    hard = upcast(student).new_zeros(())
+    with torch.set_grad_enabled(torch.is_grad_enabled() and mixture.kd_weight < 1):
+        if labels is not None:
+            hard = rows.mean(smoothed_nll(log_probabilities(student), rows.labels, mixture.smoothing), num_items)
+    if teacher_logits is None:
         return LossTerms(hard, hard), None
-    check_temperature(temperature)
-    check_loss_scale(loss_scale)
-    check_same_shape(student_logits, teacher_logits)
-    rows = item_rows(labels, ignore_index, student_logits, teacher_logits)
-    student, teacher = rows.logits
-    with torch.set_grad_enabled(torch.is_grad_enabled() and kd_weight < 1):
-        hard = rows.mean(smoothed_nll(log_probabilities(student), rows.labels, smoothing), num_items)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and kd_weight > 0):
-        cross, entropy = tempered_terms(student, teacher, temperature, scale_student, top_k)
-        soft = loss_scale * temperature**2 * rows.mean(cross - entropy, num_items)
+    teacher = rows.logits[1]
+    with torch.set_grad_enabled(torch.is_grad_enabled() and mixture.kd_weight > 0):
+        cross, entropy = tempered_terms(student, teacher, mixture.temperature, mixture.scale_student, mixture.top_k)
+        soft = mixture.soft_factor * rows.mean(cross - entropy, num_items)
     with torch.no_grad():
         target_entropy = rows.mean(entropy, num_items)
         agreement = rows.mean((student.argmax(-1) == teacher.argmax(-1)).to(entropy.dtype), num_items)
-    return LossTerms(weighted(hard, soft, kd_weight), hard, soft), Readings(target_entropy, agreement)
+    return LossTerms(weighted(hard, soft, mixture.kd_weight), hard, soft), Readings(target_entropy, agreement)
 
 
 def weighted(hard: Tensor, soft: Tensor, kd_weight: float) -> Tensor:
@@ -182,7 +229,6 @@ def tempered_terms(
     with torch.no_grad():
         teacher_logits = upcast(teacher_logits)
         if top_k is not None:
-            check_top_k(top_k)
             teacher_logits, kept = teacher_logits.topk(min(top_k, teacher_logits.shape[-1]), dim=-1)
         log_p = F.log_softmax(teacher_logits / temperature, dim=-1)
         p = log_p.exp()
@@ -206,7 +252,17 @@ def smoothed_nll(log_probs: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         nll = -log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     if smoothing == 0:
         return nll
-    return (1 - smoothing) * nll - smoothing * log_probs.mean(-1)
+    return smoothed(nll, log_probs.mean(-1), smoothing)
+
+
+def smoothed(nll: Tensor, mean_log_prob: Tensor, smoothing: float) -> Tensor:
+    """−Σ_c y_LS(c)·log q(c) from −log q of the label and the mean of log q over the classes."""
+    return nll if smoothing == 0 else (1 - smoothing) * nll - smoothing * mean_log_prob
+
+
+def smoothed_target(smoothing: float, classes: int) -> tuple[float, float]:
+    """(what y_LS adds at the label, what it is at every class): 1 − α and α/C."""
+    return 1 - smoothing, smoothing / classes
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
@@ -273,17 +329,21 @@ def item_rows(labels: Tensor | None, ignore_index: int, *logits: Tensor) -> Item
         return ItemRows(flat, flat[0].new_empty(0), None)
     if is_probabilities(logits[0], labels):
         return ItemRows(flat, labels.reshape(-1, labels.shape[-1]), None)
-    if labels.is_floating_point() or labels.shape != shape[:-1]:
-        raise InputError(
-            f"labels {tuple(labels.shape)} of type {labels.dtype} with logits {tuple(shape)}",
-            f"integer labels of shape {tuple(shape[:-1])} or probabilities of shape {tuple(shape)}",
-        )
     labels = labels.reshape(-1)
     keep = labels.ne(ignore_index)
     if len(shape) > 2:
         return ItemRows(tuple(part[keep] for part in flat), labels[keep], None)
     blanked = tuple(part.masked_fill(~keep.unsqueeze(-1), 0.0) for part in flat)
     return ItemRows(blanked, labels.masked_fill(~keep, 0), keep)
+
+
+def check_labels(logits: Tensor, labels: Tensor) -> None:
+    shape = logits.shape
+    if not is_probabilities(logits, labels) and (labels.is_floating_point() or labels.shape != shape[:-1]):
+        raise InputError(
+            f"labels {tuple(labels.shape)} of type {labels.dtype} with logits {tuple(shape)}",
+            f"integer labels of shape {tuple(shape[:-1])} or probabilities of shape {tuple(shape)}",
+        )
 
 
 def check_smoothing(smoothing: float) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_lskd import models
-from hf_lskd.analysis.statistics import ClassStatistics
+from hf_lskd.analysis.statistics import SLAB, ClassStatistics
 from hf_lskd.errors import InputError
 from hf_lskd.losses import IGNORE_INDEX
 from hf_lskd.models.adapters import without_adapter
@@ -122,14 +122,42 @@ def class_statistics(trainer: Any, dataset: Any = None) -> ClassStatistics:
 
     Raises InputError as `penultimate_batches` does, and when a process has no example.
     """
-    statistics: ClassStatistics | None = None
+    sums = ClassSums()
     for batch in trainer.penultimate(dataset):
-        if statistics is None:
-            statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
-        statistics.update(batch.features, batch.labels)
+        sums.add(batch)
+    statistics = sums.total()
     if statistics is None:
         raise InputError("an empty data set", "at least one example a process")
     return merged(trainer.accelerator, statistics)
+
+
+class ClassSums:
+    """Class statistics of small batches: added are many of them together, since adding is a dozen small operations."""
+
+    def __init__(self) -> None:
+        self._statistics: ClassStatistics | None = None
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._numbers = 0
+
+    def add(self, batch: PenultimateBatch) -> None:
+        if self._statistics is None:
+            self._statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
+        self._waiting.append((batch.features, batch.labels))
+        self._numbers += batch.features.numel()
+        if self._numbers >= SLAB:
+            self._flush()
+
+    def total(self) -> ClassStatistics | None:
+        """The statistics of all that was added; None when nothing was."""
+        if self._waiting:
+            self._flush()
+        return self._statistics
+
+    def _flush(self) -> None:
+        assert self._statistics is not None
+        features, labels = (torch.cat(part) for part in zip(*self._waiting))
+        self._statistics.update(features, labels)
+        self._waiting, self._numbers = [], 0
 
 
 def merged(accelerator: Any, part: Any) -> Any:

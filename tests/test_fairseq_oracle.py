@@ -44,8 +44,8 @@ def model_as_fairseqs(tokenizer: Any) -> Any:
     return model
 
 
-def their_losses(folder: Path, model: Any, tokenizer: Any, batches: list[Any]) -> list[float]:
-    """fairseq's loss of each step, in nats a token."""
+def leave_for_fairseq(folder: Path, model: Any, tokenizer: Any, batches: list[Any]) -> None:
+    """The model, its batches and the settings as `fairseq_run.py` reads them."""
     rows = token_rows(tokenizer)
     settings = {
         "rows": rows,
@@ -53,11 +53,17 @@ def their_losses(folder: Path, model: Any, tokenizer: Any, batches: list[Any]) -
         "eos": tokenizer.eos_token_id,
         "unk": tokenizer.unk_token_id,
         "learning_rate": RATE,
+        "threads": torch.get_num_threads(),
         "label_smoothing": ALPHA * (rows - 1) / rows,  # fairseq gives each other token ε/(K−1), the paper and we α/K
     }
     (folder / "settings.json").write_text(json.dumps(settings))
     torch.save(model.state_dict(), folder / "weights.pt")
     torch.save(batches, folder / "batches.pt")
+
+
+def their_losses(folder: Path, model: Any, tokenizer: Any, batches: list[Any]) -> list[float]:
+    """fairseq's loss of each step, in nats a token."""
+    leave_for_fairseq(folder, model, tokenizer, batches)
     script = Path(__file__).with_name("fairseq_run.py")
     subprocess.run([PYTHON, "-W", "ignore", str(script), str(folder)], check=True)
     return [bits * math.log(2) for bits in json.loads((folder / "losses.json").read_text())]

@@ -14,7 +14,7 @@ from hf_lskd.analysis.gradient import TargetGradient
 from hf_lskd.analysis.semantics import SimilarSets
 from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.errors import InputError, nearest
-from hf_lskd.penultimate import gathered, merged
+from hf_lskd.penultimate import ClassSums, gathered, merged
 from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
 from hf_lskd.record import Cell, model_folder
 from hf_lskd.teacher import Teacher, ensemble_logits
@@ -250,17 +250,16 @@ def reading(
 ) -> SplitReading:
     """One pass of a trainer's model, merged over processes: statistics by class, what `rows.say` makes of each batch, and g of
     the logits at these temperatures, for the targets of each `top_k`."""
-    statistics: ClassStatistics | None = None
+    sums = ClassSums()
     temperatures = tuple(temperatures)
     targets = TargetGradient(temperatures, top_k) if temperatures else None
     said: list[dict[str, Tensor]] = []
     for batch in trainer.penultimate(rows.dataset):
-        if statistics is None:
-            statistics = ClassStatistics(batch.logits.shape[-1], batch.features.shape[-1])
-        statistics.update(batch.features, batch.labels)
+        sums.add(batch)
         said.append(rows.say(batch.logits, batch.labels, batch.example_id))
         if targets is not None:
             targets.update(batch.logits[:: rows.stride])
+    statistics = sums.total()
     assert statistics is not None  # a source refuses an empty split
     statistics = merged(trainer.accelerator, statistics)
     targets = None if targets is None else merged(trainer.accelerator, targets)

@@ -1,0 +1,53 @@
+"""Every cost that this project promises, beside its peer, in one run.
+
+    python -m bench [ROW…] [--rounds N] [--curves]
+
+Rows by name: see ROWS. Writes bench/results.json (rows that were not asked for stay as they are) and docs/bench.md.
+"""
+
+import argparse
+import importlib
+from collections.abc import Callable
+
+from bench.measure import Result
+from bench.tables import show, write
+
+ROWS = {
+    "loss": ("bench.loss", "rows"),
+    "kd": ("bench.step", "kd_rows"),
+    "trainer": ("bench.step", "trainer_rows"),
+    "statistics": ("bench.step", "statistics_rows"),
+    "column": ("bench.column", "rows"),
+    "nmt": ("bench.translation", "step_rows"),
+    "nmt-cache": ("bench.translation", "cache_rows"),
+    "beam": ("bench.translation", "beam_rows"),
+}
+
+
+def measured(name: str) -> Callable[[int], list[Result]]:
+    module, function = ROWS[name]
+    return getattr(importlib.import_module(module), function)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"which (default: all): {', '.join(ROWS)}")
+    parser.add_argument("--rounds", type=int, default=7, help="slices of each contestant, at least 5 (default: 7)")
+    parser.add_argument("--curves", action="store_true", help="draw docs/bench_*.png too")
+    args = parser.parse_args()
+    if unknown := set(args.rows) - set(ROWS):
+        parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    for name in args.rows or ([] if args.curves else ROWS):
+        found = measured(name)(max(args.rounds, 5))
+        show(found)
+        write(name, found)
+    if args.curves:
+        from bench.curves import draw
+
+        draw(max(args.rounds, 5))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The losses as one node of the graph, whose value and gradient are made in one pass (`losses_rows`); `losses` says what they are.
+
+Applies to a CPU's tensors and class indices; everything else takes the plain composition in `losses`, which is also what a derivative
+of the gradient is made by.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_lskd import losses
+from hf_lskd.losses import LossTerms, Mixture, Readings
+from hf_lskd.losses_rows import Batch, Weights, blocked_pass, plain
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def applies(*given: Tensor | None) -> bool:
+    """Whether the blocked pass can take these: student, teacher and labels (class indices), plain tensors on a CPU."""
+    parts = [part for part in given if part is not None]
+    student = parts[0]
+    return (
+        all(type(part) in (Tensor, torch.nn.Parameter) and part.device.type == "cpu" for part in parts)
+        and student.dtype in DTYPES
+        and student.numel() > 0
+        and (given[-1] is None or not given[-1].is_floating_point())
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def blocked_terms(
+    student_logits: Tensor,
+    teacher_logits: Tensor | None,
+    labels: Tensor | None,
+    mixture: Mixture,
+    num_items: Tensor | float | None,
+    ignore_index: int,
+    *,
+    hard: bool,
+    readings: bool,
+) -> tuple[LossTerms, Readings | None]:
+    """What `losses.plain_terms` gives; without `hard` and `readings` these are zeros, and cost nothing."""
+    student, teacher = (None if z is None else z.reshape(-1, z.shape[-1]) for z in (student_logits, teacher_logits))
+    assert student is not None
+    keep = None
+    if labels is not None:
+        labels = labels.reshape(-1)
+        keep = labels.ne(ignore_index)
+        keep = None if bool(keep.all()) else keep
+    if num_items is None:
+        num_items = float(len(student) if keep is None else keep.sum())
+    batch = Batch(student, teacher, labels if hard else None, keep, max(float(num_items), 1.0))
+    total, *terms, entropy, agreement = BlockedLoss.apply(student, batch, mixture, readings)
+    if teacher is None:
+        return LossTerms(total, total), None
+    return LossTerms(total, *terms), Readings(entropy, agreement)
+
+
+class BlockedLoss(torch.autograd.Function):
+    """(total, hard, soft, entropy, agreement), and the gradient of the first three to the student's logits.
+
+    The gradient of the total is made together with its value. Whatever else is asked for costs another pass: a second backward, the
+    gradient of one term alone, and, by the plain composition, a derivative of the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, batch: Batch, mixture: Mixture, readings: bool) -> tuple[Tensor, ...]:
+        weights = Weights(1 - mixture.kd_weight, mixture.kd_weight)
+        wanted = ctx.needs_input_grad[0]
+        (hard, soft, *others), gradient = blocked_pass(batch, mixture, weights if wanted else None, readings)
+        ctx.set_materialize_grads(False)
+        if wanted:
+            ctx.save_for_backward(student, batch.teacher)
+            ctx.batch, ctx.mixture = batch._replace(student=student[:0].detach(), teacher=None), mixture
+            ctx.gradient = gradient
+        ctx.mark_non_differentiable(*others, *(term for term, weight in zip((hard, soft), weights) if weight == 0))
+        return losses.weighted(hard, soft, mixture.kd_weight).clone(), hard, soft, *others
+
+    @staticmethod
+    def backward(ctx: Any, total: Tensor | None, hard: Tensor | None, soft: Tensor | None, *_: None) -> Any:
+        student, teacher = ctx.saved_tensors
+        batch, mixture = ctx.batch._replace(student=student, teacher=teacher), ctx.mixture
+        if torch.is_grad_enabled():
+            return plain_gradient(batch, mixture, (total, hard, soft)), None, None, None
+        if hard is None and soft is None and total is not None and ctx.gradient is not None:
+            gradient, ctx.gradient = ctx.gradient, None  # from here on it is the caller's
+            return gradient if float(total) == 1 else gradient.mul_(total), None, None, None
+        of_total, of_hard, of_soft = (0.0 if part is None else float(part) for part in (total, hard, soft))
+        weight = mixture.kd_weight
+        weights = Weights((1 - weight) * of_total + of_hard, weight * of_total + of_soft)
+        return blocked_pass(batch, mixture, weights, readings=False)[1], None, None, None
+
+
+def plain_gradient(batch: Batch, mixture: Mixture, upstream: tuple[Tensor | None, ...]) -> Tensor:
+    """The gradient as a function of the logits and of what comes from above that can be differentiated itself."""
+    terms, _ = plain(batch, mixture)
+    asked = [(term, grad) for term, grad in zip(terms, upstream) if term is not None and grad is not None]
+    outputs, grads = zip(*asked)
+    return torch.autograd.grad(outputs, batch.student, grads, create_graph=True)[0]

@@ -1,0 +1,68 @@
+"""What our trainer leaves out of the stock trainer's steps changes nothing that is logged or kept."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+from hf_lskd import DistillationTrainer
+from tests.conftest import tiny
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self) -> None:
+        draw = torch.Generator().manual_seed(0)
+        self.images, self.labels = torch.randn(24, 3, 16, 16, generator=draw), torch.arange(24) % 4
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"pixel_values": self.images[index], "labels": self.labels[index]}
+
+
+def logs(kind: type[Trainer], folder: Path, **options: Any) -> tuple[list[dict[str, float]], float]:
+    arguments = TrainingArguments(
+        str(folder), per_device_train_batch_size=4, num_train_epochs=2, max_grad_norm=0.0, report_to="none", seed=1,
+        save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, optim="sgd", learning_rate=0.01, **options,
+    )  # fmt: skip
+    trainer = kind(tiny(), arguments, train_dataset=Rows())
+    trainer.train()
+    wanted = ("step", "grad_norm", "loss")
+    history = [{key: row.get(key) for key in wanted} for row in trainer.state.log_history if "loss" in row]
+    return history, trainer.state.total_flos  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"logging_strategy": "steps", "logging_steps": 4},
+        {"logging_strategy": "steps", "logging_steps": 5, "logging_first_step": True},
+        {"logging_strategy": "epoch"},
+        {"logging_strategy": "epoch", "gradient_accumulation_steps": 3},
+        {"logging_strategy": "no"},
+    ],
+    ids=str,
+)
+def test_logged_gradient_norms_and_operations_are_the_stock_trainers(tmp_path: Path, options: dict[str, Any]) -> None:
+    ours, our_operations = logs(DistillationTrainer, tmp_path / "ours", **options)
+    stock, stock_operations = logs(Trainer, tmp_path / "stock", **options)
+    assert our_operations == stock_operations > 0
+    assert [row["step"] for row in ours] == [row["step"] for row in stock]
+    for one, other in zip(ours, stock):
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
+
+def test_the_norm_is_taken_at_steps_that_are_logged_only(tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    class Counting(DistillationTrainer):
+        def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+            found = super()._get_grad_norm(model, grad_norm)
+            taken.extend([self.state.global_step + 1] if found is not None else [])
+            return found
+
+    history, _ = logs(Counting, tmp_path, logging_strategy="steps", logging_steps=4)
+    assert taken == [row["step"] for row in history] == [4, 8, 12]

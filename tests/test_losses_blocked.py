@@ -1,0 +1,245 @@
+"""The blocked pass against the plain composition, which says what every loss is, and against what its docstrings promise."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_lskd import distillation_kl, distillation_loss, label_smoothed_cross_entropy
+from hf_lskd.losses import Mixture, distillation_terms, plain_terms
+from hf_lskd.losses_blocked import applies
+from hf_lskd.losses_rows import MOST_ROWS
+
+N, C = 2 * MOST_ROWS + 7, 11  # three blocks
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"scale_student": False},
+    {"top_k": 3},
+    {"loss_scale": 7.5},
+    {"smoothing": 0.1},
+    {"scale_student": False, "top_k": 4, "smoothing": 0.2},
+]
+
+
+def draw(n: int = N, c: int = C, scale: float = 3.0, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (scale * torch.randn(n, c, generator=generator, dtype=torch.float64) for _ in range(2))
+    return student.to(dtype).requires_grad_(True), teacher.to(dtype), torch.randint(0, c, (n,), generator=generator)
+
+
+def both(student: Any, teacher: Any, labels: Any, num_items: Any = None, **options: Any) -> tuple[Any, Any]:
+    """(terms, readings, gradient) of the public functions, which have to take the blocked pass, and of the plain composition."""
+    assert applies(student, teacher, labels)
+    mixture = Mixture(**options)
+    ours = distillation_terms(student, teacher, labels, num_items=num_items, **mixture._asdict())
+    plain = plain_terms(student, teacher, labels, mixture, num_items)
+    return tuple((*found, torch.autograd.grad(found[0].total, student)[0]) for found in (ours, plain))  # type: ignore[return-value]
+
+
+def check(ours: Any, plain: Any, value: float = 1e-10, gradient: float = 1e-10) -> None:
+    for one, other in zip((*ours[0], *ours[1]), (*plain[0], *plain[1])):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=value, atol=value)
+    assert ours[2].dtype == plain[2].dtype
+    error = (ours[2].double() - plain[2].double()).norm() / plain[2].double().norm()
+    assert error <= gradient
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 3.0, 64.0])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_trap_04_05_17_the_blocked_pass_is_the_plain_composition(temperature: float, options: dict) -> None:
+    student, teacher, labels = draw()
+    for kd_weight, num_items in ((0.0, None), (0.3, 99.0), (1.0, torch.tensor(41))):
+        check(*both(student, teacher, labels, num_items, temperature=temperature, kd_weight=kd_weight, **options))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 3.0])
+def test_in_single_precision_values_agree_to_1e_6_and_gradients_to_1e_5(temperature: float) -> None:
+    student, teacher, labels = draw(300, 1000, dtype=torch.float32)
+    check(*both(student, teacher, labels, temperature=temperature, kd_weight=0.5, smoothing=0.1), 1e-6, 1e-5)
+
+
+def test_at_a_high_temperature_the_blocked_value_is_nearer_to_the_exact_one_than_the_plain() -> None:
+    """log C is 4,096 times what is left when the two sides are subtracted; the blocked pass subtracts logits first."""
+    student, teacher, labels = draw(300, 1000, dtype=torch.float32)
+    options = {"temperature": 64.0, "kd_weight": 1.0}
+    ours, plain = both(student, teacher, labels, **options)
+    exact = plain_terms(student.double(), teacher.double(), labels, Mixture(**options))[0].soft
+    assert exact is not None
+    assert abs(ours[0].soft.item() / exact.item() - 1) < 1e-5
+    assert abs(ours[0].soft.item() - exact.item()) <= abs(plain[0].soft.item() - exact.item()) + 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_trap_15_half_precision_is_within_a_percent_of_the_exact_loss(dtype: torch.dtype) -> None:
+    student, teacher, labels = draw(300, 1000, dtype=dtype)
+    for temperature in (1.0, 2.0, 64.0):
+        options: dict[str, Any] = {"temperature": temperature, "kd_weight": 0.5, "smoothing": 0.1}
+        check(*both(student, teacher, labels, **options), 1e-4, 0.004)
+        exact = plain_terms(student.double(), teacher.double(), labels, Mixture(**options))[0]
+        for one, other in zip(distillation_loss(student, teacher, labels, **options), exact):
+            torch.testing.assert_close(one.double(), other, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("junk", [0.0, -math.inf, math.nan, 1e30])
+@pytest.mark.parametrize("shape", ["rows", "sequences"])
+def test_trap_06_masked_rows_are_the_plain_compositions_whatever_stands_in_them(junk: float, shape: str) -> None:
+    student, teacher, labels = (part.detach().clone() for part in draw(336))
+    masked = torch.rand(336, generator=torch.Generator().manual_seed(1)) < 0.3
+    masked[130:270] = True  # a whole block
+    for part, value in ((student, junk), (teacher, junk), (labels, -100)):
+        part[masked] = value
+    if shape == "sequences":
+        student, teacher, labels = student.view(8, 42, C), teacher.view(8, 42, C), labels.view(8, 42)
+    ours, plain = both(student.requires_grad_(True), teacher, labels, temperature=2.0, kd_weight=0.4, smoothing=0.1)
+    check(ours, plain)
+    assert not ours[2].view(336, C)[masked].any()
+
+
+@pytest.mark.parametrize("offset", [-500.0, 300.0])
+def test_logits_whose_exponentials_leave_the_range_are_shifted(offset: float) -> None:
+    for dtype, value, gradient in ((torch.float64, 1e-9, 1e-10), (torch.float32, 2e-5, 1e-4)):
+        student, teacher, labels = draw(dtype=dtype)
+        with torch.no_grad():
+            student += offset  # all of them
+            teacher[200:] -= offset  # some blocks only
+        check(*both(student, teacher, labels, temperature=2.0, kd_weight=0.5, smoothing=0.1), value, gradient)
+
+
+def test_classes_that_are_ruled_out_are_the_plain_compositions() -> None:
+    student, teacher, labels = draw()
+    with torch.no_grad():
+        teacher[5:140, 0] = -math.inf
+        student[100:140, 0] = -math.inf
+    labels[labels == 0] = 1
+    for temperature, kd_weight in itertools.product((1.0, 2.0), (0.5, 1.0)):
+        check(*both(student, teacher, labels, temperature=temperature, kd_weight=kd_weight))
+
+
+def test_a_model_that_diverged_has_a_nan_as_its_loss_in_both() -> None:
+    student, teacher, labels = draw()
+    with torch.no_grad():
+        student[3, 2] = math.nan
+    ours, plain = both(student, teacher, labels, temperature=2.0, kd_weight=0.5)
+    assert ours[0].total.isnan()
+    assert plain[0].total.isnan()
+    assert torch.equal(ours[2].isnan(), plain[2].isnan())
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_gradients_and_their_derivatives_by_finite_differences(options: dict) -> None:
+    student, teacher, labels = draw(5, 6)
+    labels[2] = -100
+
+    def terms(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = distillation_loss(logits, teacher, labels, temperature=3.0, kd_weight=0.4, **options)
+        return found.total, found.hard, found.soft  # type: ignore[return-value]
+
+    assert torch.autograd.gradcheck(terms, (student,))
+    assert torch.autograd.gradgradcheck(terms, (student,))
+
+
+def test_each_term_alone_a_factor_and_a_second_backward_have_the_right_gradient() -> None:
+    student, teacher, labels = draw()
+    options: dict[str, Any] = {"temperature": 2.0, "kd_weight": 0.4, "smoothing": 0.1}
+    ours = distillation_loss(student, teacher, labels, **options)
+    plain = plain_terms(student, teacher, labels, Mixture(**options))[0]
+
+    def gradient(terms: Any, loss: Any) -> torch.Tensor:
+        return torch.autograd.grad(loss(terms), student, retain_graph=True)[0]
+
+    first = gradient(ours, lambda terms: terms.total)
+    kept = first.clone()
+    for loss in (
+        lambda t: t.total,
+        lambda t: 3 * t.total,
+        lambda t: t.hard,
+        lambda t: t.soft,
+        lambda t: t.total - 2 * t.soft,
+    ):
+        torch.testing.assert_close(gradient(ours, loss), gradient(plain, loss))
+    assert torch.equal(first, kept)  # what was given away is not written to again
+
+
+def test_a_term_of_weight_zero_is_measured_but_carries_no_gradient() -> None:
+    student, teacher, labels = draw()
+    for kd_weight, without in ((0.0, "soft"), (1.0, "hard")):
+        terms = distillation_loss(student, teacher, labels, temperature=2.0, kd_weight=kd_weight)
+        assert not getattr(terms, without).requires_grad
+        assert terms.total.requires_grad
+    assert not distillation_loss(student.detach(), teacher, labels).total.requires_grad
+
+
+def test_teacher_training_and_the_kl_alone_take_the_same_pass() -> None:
+    student, teacher, labels = draw()
+    labels[:140] = -100
+    for ours, mixture, taught, given in (
+        (label_smoothed_cross_entropy(student, labels, 0.1), Mixture(kd_weight=0.0, smoothing=0.1), None, labels),
+        (distillation_kl(student, teacher, 2.0, labels=labels), Mixture(2.0), teacher, labels),
+        (distillation_kl(student, teacher, 2.0), Mixture(2.0), teacher, None),
+    ):
+        plain = plain_terms(student, taught, given, mixture)[0].total
+        torch.testing.assert_close(ours, plain)
+        torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (ours, plain)))
+
+
+def test_where_the_pass_does_not_apply_the_plain_composition_does() -> None:
+    student, teacher, labels = draw(6)
+    mixed = torch.nn.functional.one_hot(labels, C).double()
+    assert not applies(student, teacher, mixed)
+    torch.testing.assert_close(
+        distillation_loss(student, teacher, mixed, kd_weight=0.5), distillation_loss(student, teacher, labels, kd_weight=0.5)
+    )  # fmt: skip
+
+    def total(logits: torch.Tensor) -> torch.Tensor:
+        return distillation_loss(logits, teacher, labels, temperature=2.0, kd_weight=0.5).total
+
+    torch.testing.assert_close(
+        torch.func.grad(total)(student.detach()), torch.autograd.grad(total(student), student)[0]
+    )
+
+
+class Made(TorchDispatchMode):
+    """How many tensors of at least `size` numbers come to be."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.storages = size, set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        for part in found if isinstance(found, list | tuple) else (found,):
+            if isinstance(part, torch.Tensor) and part.untyped_storage().nbytes() >= self.size * part.element_size():
+                self.storages.add(part.untyped_storage()._cdata)
+        return found
+
+
+def test_no_matrix_of_all_rows_but_the_gradient_is_made() -> None:
+    student, teacher, labels = draw(4 * MOST_ROWS, 300, dtype=torch.float32)
+    inputs = {part.untyped_storage()._cdata for part in (student, teacher)}
+    with Made(student.numel()) as made:
+        loss = distillation_loss(student, teacher, labels, temperature=2.0, kd_weight=0.5, smoothing=0.1).total
+        gradient = torch.autograd.grad(loss, student)[0]
+    assert made.storages - inputs == {gradient.untyped_storage()._cdata}
+
+
+def test_the_same_logits_give_the_same_bits_wherever_they_lie_and_whatever_came_before() -> None:
+    def once(shift: int) -> tuple[torch.Tensor, ...]:
+        student, teacher, labels = draw(200, 137, dtype=torch.float32)
+        home = torch.empty(2, shift + student.numel())
+        home[:, shift:] = torch.stack([student.detach().flatten(), teacher.flatten()])
+        moved = home[0, shift:].view(200, 137).requires_grad_(True)
+        terms, readings = distillation_terms(
+            moved, home[1, shift:].view(200, 137), labels, num_items=None, **Mixture(2.0, 0.5, 0.1)._asdict()
+        )
+        assert readings is not None
+        return (*terms, *readings, torch.autograd.grad(terms.total, moved)[0])  # type: ignore[return-value]
+
+    first = once(0)
+    distillation_loss(*draw(77, 500))
+    for shift in (0, 1, 3, 7):
+        for one, other in zip(first, once(shift)):
+            assert torch.equal(one, other)
