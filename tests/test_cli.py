@@ -175,10 +175,6 @@ def test_a_student_refuses_what_does_not_fit(
     assert message in refused(capsys, "train", str(page), "--role", "student", "--teacher", teacher, *words)
 
 
-def test_launchers_that_are_not_there_yet_say_so(capsys: Capture, page: Path) -> None:
-    assert "inline" in refused(capsys, "study", str(page), "--launcher", "slurm")
-
-
 # ---- Mistakes in recipes and data
 
 

@@ -38,7 +38,7 @@ def test_a_translation_recipe_has_decoding_eta_and_projection_by_default() -> No
         ("max_tokens: 100", "predict_with_generate: true", "decoding"),
         ("targets: teacher", "targets: silver", "gold | teacher | both"),
         ("source_lang: en, ", "", "data.source_lang"),
-        ("source: cldr", "source: digits", "cldr | text | dataset | wit3 | gettext"),
+        ("source: cldr", "source: digits", "cldr | text | dataset | wit3 | fairseq | gettext"),
         ("name: pairs", "name: pairs\nswitches: {channels_last: true}", "it is for images"),
         ("name: pairs", "name: pairs\ndecoding: {beams: 0}", "decoding.beams"),
         ("name: pairs", "name: pairs\neta: {sets: wordnet}", "null, or the path of a JSON file, in translation"),
