@@ -7,7 +7,7 @@ FAIRSEQ := .venv-fairseq
 RUN    ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-translation test test-slow test-paper test-launch check check-style mutants bench bench-images seeds cards clean
+.PHONY: help demo demo-translation test test-slow test-paper test-launch test-hub check check-style mutants bench bench-images seeds cards clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -39,7 +39,10 @@ test-paper: $(READY) ## each recipe of the paper, two steps at full size on smal
 	$(BIN)/python -m pytest -q -n auto -m 'slow or not slow' tests/test_paper_recipes.py
 
 test-launch: $(READY) ## process groups, and a real Slurm of two nodes where it is installed (skipped, with the reason, where it is not)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'slow or not slow' tests/test_launch.py tests/test_slurm.py tests/test_clock.py
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow tests/test_launch_equality.py tests/test_launch.py tests/test_slurm.py tests/test_clock.py tests/test_claims.py
+
+test-hub: $(READY) ## publishing to a server on loopback, exports and conversions: the slow tests that need no fairseq
+	$(BIN)/python -m pytest -q -n 2 -m slow tests/test_publish.py tests/test_export.py tests/test_convert_images.py tests/test_pushing.py
 
 check: check-style test ## what must be green before a commit: ruff, mypy, tests
 

@@ -190,14 +190,18 @@ class DistillationMixin(PushMixin, LeanSteps, Stock):
         check_sharding(asked, sharded, getattr(self.args, "channels_last", False))
         if self._ema is not None and sharded:
             refuse_whole("model_ema")
-        if (
-            self.teacher is not None and not self.teacher.reported and self.model is not None
-        ):  # None: a search's next trial
-            report_teacher(self)
-            self.teacher.reported = True
-        if self.teacher is not None and self.teacher.store is None and getattr(self.args, "teacher_cache", None):
-            take_cache(self)
+        if self.teacher is not None:
+            self._begin_teacher(self.teacher)
         return super().train(*args, **kwargs)
+
+    def _begin_teacher(self, teacher: Teacher) -> None:
+        if not teacher.reported and self.model is not None:  # None: a search's second trial
+            report_teacher(self)
+            teacher.reported = True
+        if self.batch_source is None:
+            teacher.store = None  # of an earlier run, whose data may have been others
+        if teacher.store is None and getattr(self.args, "teacher_cache", None):
+            take_cache(self)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any) -> Any:
         batches = epoch_iterator if self.batch_source is None else self.batch_source(epoch_iterator)

@@ -183,9 +183,19 @@ def _one_or_more(found: Mapping[str, Any]) -> list[tuple[KeyPath, Any]]:
     return [(at, one) for at, one in [*places, (("student",), found["student"])] if isinstance(one, dict)]
 
 
-def _check_cache(problems: Problems, data: Mapping[str, Any], switches: Mapping[str, Any]) -> None:
-    """A teacher's logits can be kept for data that look the same in every epoch only."""
-    kept = switches.get("teacher_cache", "none")
+def _check_cache(problems: Problems, found: Mapping[str, Any]) -> None:
+    """A teacher's logits can be kept for data that look the same in every epoch only, those of one teacher, and enough of them."""
+    data, grid = found["data"] or {}, found["grid"] or {}
+    kept = (found["switches"] or {}).get("teacher_cache", "none")
+    if kept != "none" and (found["teacher"] or {}).get("ensemble"):
+        problems.add(("switches", "teacher_cache"), f"{kept} with an ensemble", "none, or one teacher", key=True)
+    wanted = max((k for k in grid.get("kd_top_k") or () if isinstance(k, int)), default=0)
+    if isinstance(kept, int) and wanted > kept:
+        problems.add(
+            ("switches", "teacher_cache"), f"{kept} with kd_top_k {wanted}", f"{wanted} or more, or logits", key=True
+        )
+    if kept != "none" and (found["training"] or {}).get("dataloader_drop_last"):
+        problems.add(("switches", "teacher_cache"), f"{kept} with dataloader_drop_last", "one of the two", key=True)
     for key in ("augmentation", "mixup", "cutmix"):
         if kept != "none" and data.get(key) not in (None, "none", 0):
             problems.add(("switches", "teacher_cache"), f"{kept} with data.{key}", f"none, or no {key}", key=True)
@@ -203,7 +213,7 @@ def _check_task(problems: Problems, page: Mapping[str, Any], found: dict[str, An
         if student["paper"] is not None and student["paper"] not in pair_names(found["task"]):
             allowed = ", ".join(pair_names(found["task"]))
             problems.add((*at, "paper"), f"{student['paper']}, a pair of another task", allowed)
-    _check_cache(problems, found["data"] or {}, found["switches"] or {})
+    _check_cache(problems, found)
     if found["task"] == "translation":
         for key in ("sync_batchnorm", "channels_last"):
             if found["switches"] and found["switches"][key]:

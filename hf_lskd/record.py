@@ -21,6 +21,7 @@ FILE = "record.json"  # in a cell's folder: there when the cell is finished
 MODEL = "model"
 STATISTICS = "statistics.safetensors"
 PREDICTIONS = "predictions.safetensors"
+CACHE = "teacher_cache"  # in a teacher's: its logits, where a recipe keeps them
 TARGETS = "targets.json"  # in a teacher's: g and entropy of what it teaches, by temperature
 PACKAGES = (
     "torch",

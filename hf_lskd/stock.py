@@ -33,6 +33,10 @@ class LeanSteps:
     def _is_logged_next(self: Any) -> bool:
         """Whether the log that follows the coming update may hold its gradient norm; True where that cannot be told."""
         args, step = self.args, self.state.global_step + 1
+        if (
+            getattr(self, "batch_source", None) is not None
+        ):  # in lockstep another trainer's loader knows where the epoch ends
+            return True
         if self.control.should_log or args.logging_strategy not in ("no", "steps", "epoch"):
             return True
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or self.accelerator.scaler is not None:

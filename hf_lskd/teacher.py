@@ -42,8 +42,11 @@ class Teacher:
     @torch.no_grad()
     def outputs(self, inputs: Mapping[str, Any]) -> list[Tensor]:
         """Each member's logits. Under no_grad, not inference mode: what is returned may be saved for a backward."""
-        if self.store is not None:
-            return [self.store.logits(inputs)]
+        return self.compute(inputs) if self.store is None else [self.store.logits(inputs)]
+
+    @torch.no_grad()
+    def compute(self, inputs: Mapping[str, Any]) -> list[Tensor]:
+        """The same, never from a cache: of data that no cache was made of."""
         return [member.logits(inputs) for member in self.members]
 
     def compile(self) -> None:

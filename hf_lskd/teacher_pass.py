@@ -24,7 +24,7 @@ def taught_batches(trainer: Any, dataset: Any) -> Iterator[TaughtBatch]:
     for batch in trainer.get_eval_dataloader(dataset):
         inputs = dict(trainer._prepare_inputs(batch))
         labels, ids = pop_targets(inputs)
-        outputs = trainer.teacher.outputs(trainer.teacher_inputs(inputs, labels))
+        outputs = trainer.teacher.compute(trainer.teacher_inputs(inputs, labels))
         mine = slice(real_rows(trainer.accelerator, labels.shape[0]))
         outputs, labels, ids = [z[mine] for z in outputs], labels[mine], None if ids is None else ids[mine]
         if labels.dim() == 2:

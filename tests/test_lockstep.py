@@ -329,6 +329,17 @@ def test_a_killed_column_goes_on_from_where_all_of_it_was(
     assert_same_studies(folder, separate, students=4)
 
 
+def test_what_is_logged_once_an_epoch_is_the_same_in_lockstep(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """Where the gradient's norm is only logged, and where an epoch ends only the first student's loader knows."""
+    page = changed(changed(recipe, "grid.kd_loss_scale", [1.0]), "training.max_steps", 12)  # two epochs
+    page["training"] |= {"logging_strategy": "epoch", "eval_strategy": "no", "save_strategy": "no"}
+    for together in (False, True):
+        run_study(recipe_from_dict(page), tmp_path / str(together), lockstep=together)
+    assert_same_studies(tmp_path / "True", tmp_path / "False", students=2)
+    curve = record(tmp_path / "True", "student-a0.1-T64-s0")["curve"]
+    assert all(point["grad_norm"] > 0 for point in curve if "grad_norm" in point or "loss" in point)
+
+
 def test_what_is_finished_is_left_out(recipe: dict[str, Any], separate: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(separate, tmp_path / "run"))
     shutil.rmtree(folder / "cells" / "student-a0.1-T64-s0")

@@ -199,6 +199,13 @@ def test_a_translation_study_with_a_cache_is_the_one_without(text: Path, tmp_pat
 def test_a_recipe_with_a_cache_and_chance_in_its_data_is_refused(tmp_path: Path) -> None:
     page = {**values(tmp_path), "switches": {"teacher_cache": 8}}
     assert recipe_from_dict(page).switches.teacher_cache == 8
+    for more, received in (
+        ({"teacher": {**page["teacher"], "ensemble": [0, 1]}}, "8 with an ensemble"),
+        ({"grid": {**page["grid"], "kd_top_k": [4, 9]}}, "8 with kd_top_k 9"),
+        ({"training": {**page["training"], "dataloader_drop_last": True}}, "8 with dataloader_drop_last"),
+    ):
+        with pytest.raises(RecipeErrors, match=rf"switches\.teacher_cache: received {received}"):
+            recipe_from_dict({**page, **more})
     page["data"] |= {"augmentation": "standard"}
     with pytest.raises(RecipeErrors, match=r"switches\.teacher_cache: received 8 with data\.augmentation"):
         recipe_from_dict(page)

@@ -65,6 +65,13 @@ def check_given_teacher(bench: Bench, label_smoothing: float, path: str) -> None
     bench.task.check_teacher(model_folder(folder))
 
 
+def check_cache(bench: Bench) -> None:
+    """Refuse a teacher cache for cells that several processes make together, before any of them is trained."""
+    kept = bench.recipe.switches.teacher_cache
+    if kept != "none" and bench.processes > 1:
+        raise InputError(f"switches.teacher_cache: {kept} with {bench.processes} processes a cell", "one, or none kept")
+
+
 # ---- Signatures
 
 
@@ -84,7 +91,9 @@ def cell_signature(bench: Bench, cell: Cell, teachers: Sequence[str] = ()) -> st
         "training": {key: value for key, value in training.items() if key != "save_minutes"},
         "model": model_identity(spec),
         "switches": {
-            key: value for key, value in recipe["switches"].items() if (key, value) != ("teacher_cache", "none")
+            key: value
+            for key, value in recipe["switches"].items()
+            if key != "teacher_cache" or (value != "none" and cell.role == "student")
         },
         "cell": cell.to_dict(),
         "processes": bench.processes,  # they multiply the batch

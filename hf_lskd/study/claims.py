@@ -81,7 +81,7 @@ def others_at_work(folder: Path) -> bool:
 def open_lock(path: Path) -> IO[str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("r+" if path.exists() else "a+")
+        return path.open("a+")
     except OSError as error:
         raise not_writable(path.parent, error) from error
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from hf_lskd.record import Cell
+from hf_lskd.sharding import launched_with
 from hf_lskd.shared import Reader, SharedBatches, SharedTeacher
 from hf_lskd.study.bench import Bench, world_size
 from hf_lskd.study.cell import CHECKPOINTS, partial_folder, whole_checkpoints
@@ -148,7 +149,7 @@ def how_many(bench: Bench, students: Sequence[Cell]) -> int:
     if not bench.lockstep or bench.make is not None or len(students) < 2 or world_size() > 1 or sharded(bench):
         return 1
     try:
-        each = COPIES * weight_bytes(bench.task.build(students[0]))
+        each = COPIES * student_bytes(bench, students[0])
     except Exception:  # which each of them will meet, and record
         return 1
     return max(1, min(len(students), 1 + int(SHARE * free_memory() / max(each, 1))))
@@ -156,9 +157,17 @@ def how_many(bench: Bench, students: Sequence[Cell]) -> int:
 
 def sharded(bench: Bench) -> bool:
     """Whether the training arguments hand the model over to somebody whose state is the process's."""
-    return any(
+    return launched_with() is not None or any(
         bench.recipe.training_of(spec).get(key) for spec in bench.recipe.students for key in ("fsdp", "deepspeed")
     )
+
+
+def student_bytes(bench: Bench, student: Cell) -> int:
+    """Bytes of a student's weights; a model is built for it once, not each time that somebody looks what is free."""
+    known: dict[str, int] = bench.task.__dict__.setdefault("_student_bytes", {})
+    if student.student not in known:
+        known[student.student] = weight_bytes(bench.task.build(student))
+    return known[student.student]
 
 
 def weight_bytes(model: torch.nn.Module) -> int:

@@ -24,9 +24,10 @@ def refuse_foreign(folder: Path, bench: Bench) -> None:
     A study is another one when a cell that is finished in the folder, or that has a checkpoint, would now be made
     otherwise. A recipe that only adds to the grid, or mends what failed, goes on.
     """
-    if (folder / STUDY).is_file():
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []  # one look: others may be writing
+    if STUDY in names:
         refuse_other(folder, bench)
-    elif folder.is_dir() and any(not path.name.startswith(OURS) for path in folder.iterdir()):
+    elif any(not name.startswith(OURS) for name in names):
         raise InputError(
             f"{folder} is not empty and holds no study",
             "a new or empty folder, or a study's",

@@ -15,7 +15,7 @@ from hf_lskd.recipe import Recipe
 from hf_lskd.record import CELLS, FILE, Cell, read_record
 from hf_lskd.shared import OutOfStepError
 from hf_lskd.study import tables
-from hf_lskd.study.bench import Bench, check_processes, open_bench
+from hf_lskd.study.bench import Bench, check_cache, check_processes, open_bench
 from hf_lskd.study.cell import fail_cell, finished, run_cell
 from hf_lskd.study.claims import agreed, alone, claim, claim_together, is_first, sweep, wait_for_all
 from hf_lskd.study.classes import sets_of_study
@@ -48,24 +48,30 @@ def run_study(
     `Bench`). Raises InputError, before anything is changed, for bad input (see `open_bench`) and when `folder` holds another
     study or something else.
     """
-    from hf_lskd.study.compare import keep_comparison
-    from hf_lskd.study.report import write_report
-
     check_processes(recipe)
     jobs = jobs_of(recipe, jobs)
     bench = replace(open_bench(recipe, cache_dir), lockstep=lockstep, **(launch or {}))
+    check_cache(bench)
     refuse_foreign(folder, bench)
     check_given_teachers(folder, bench)
     with working_in(folder, bench):
         records = run_grid(bench, folder, cache_dir, jobs)
     if is_first(recipe):
-        with alone(folder):
-            sweep(folder / CELLS)
-            tables.write_all(folder, recipe, bench.task, records, bench.sets)
-            write_report(folder)
-            keep_comparison(folder)
+        tabulate(bench, folder, records)
     wait_for_all(recipe)
     return records
+
+
+def tabulate(bench: Bench, folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write a study's tables, report and comparison with the paper."""
+    from hf_lskd.study.compare import keep_comparison
+    from hf_lskd.study.report import write_report
+
+    with alone(folder):
+        sweep(folder / CELLS)
+        tables.write_all(folder, bench.recipe, bench.task, records, bench.sets)
+        write_report(folder)
+        keep_comparison(folder)
 
 
 def run_grid(bench: Bench, folder: Path, cache_dir: Path | None, jobs: int) -> list[dict[str, Any]]:
@@ -168,6 +174,8 @@ def groups(bench: Bench, column: Column, records: Mapping[Cell, Any]) -> Iterato
     """The column's cells as they are made together: each teacher, then as many of the missing students as memory holds."""
     yield from ([teacher] for teacher in column.teachers)
     missing = [cell for cell in column.students if cell not in records]
+    if any(teacher not in records for teacher in column.teachers):
+        return
     size = how_many(bench, missing)
     yield from (missing[i : i + size] for i in range(0, len(missing), size))
 

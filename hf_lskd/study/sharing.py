@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_lskd.record import CELLS, FILE, Cell, read_record, write_json
+from hf_lskd.record import CACHE, CELLS, FILE, Cell, read_record, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def adopt(there: Path, folder: Path, record: dict[str, Any]) -> None:
     """Make `folder` hold the finished cell `there`, whole or not at all."""
     work = folder.with_name(f".{folder.name}.taken.{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(there, work, copy_function=link_or_copy, ignore=shutil.ignore_patterns(FILE))
+    shutil.copytree(there, work, copy_function=link_or_copy, ignore=shutil.ignore_patterns(FILE, CACHE, ".*"))
     write_json(work / FILE, {**record, "taken_from": {"study": record["study"]["name"], "folder": str(there)}})
     if folder.exists():
         shutil.rmtree(folder)

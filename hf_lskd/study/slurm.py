@@ -16,13 +16,13 @@ from typing import Any
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe
 from hf_lskd.record import CELLS, Cell, read_record, write_json
-from hf_lskd.study import tables
-from hf_lskd.study.bench import Bench, open_bench
+from hf_lskd.study.bench import Bench, check_cache, open_bench
 from hf_lskd.study.cell import fail_cell, finished
-from hf_lskd.study.claims import alone, claim, sweep
+from hf_lskd.study.claims import alone, claim
 from hf_lskd.study.grid import cells, row_of, row_teachers, rows_of
 from hf_lskd.study.launch import LOGS, Config, read_config
 from hf_lskd.study.ownership import check_given_teachers, refuse_foreign, working_in
+from hf_lskd.study.runner import tabulate
 from hf_lskd.study.slurm_script import read_template, script
 
 SLURM = "slurm"  # in a study's folder: its jobs' scripts, what they said before their cell was chosen, and
@@ -53,6 +53,7 @@ def run_jobs(recipe: Recipe, folder: Path, args: Any) -> list[dict[str, Any]] | 
     config = None if args.accelerate_config is None else read_config(args.accelerate_config)
     template, folder, recipe = read_template(args.slurm_template), folder.resolve(), by_clock(recipe)
     bench = replace(open_bench(recipe), processes=1 if config is None else config.processes)
+    check_cache(bench)
     refuse_foreign(folder, bench)
     check_given_teachers(folder, bench)
     if missing_of(recipe, folder):
@@ -225,12 +226,7 @@ def give_up(recipe: Recipe, cell: Cell, place: Path) -> None:
 
 def collect(bench: Bench, folder: Path) -> list[dict[str, Any]]:
     """Tables and report of what is there. Returns the records."""
-    from hf_lskd.study.report import write_report
-
     found = [read_record(folder / CELLS / cell.name) for cell in cells(bench.recipe)]
     records = [record for record in found if record is not None]
-    with alone(folder):
-        sweep(folder / CELLS)
-        tables.write_all(folder, bench.recipe, bench.task, records, bench.sets)
-        write_report(folder)
+    tabulate(bench, folder, records)
     return records

@@ -16,11 +16,10 @@ from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.errors import InputError, nearest
 from hf_lskd.penultimate import ClassSums, gathered, merged
 from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
-from hf_lskd.record import Cell, model_folder
+from hf_lskd.record import CACHE, Cell, model_folder
 from hf_lskd.teacher import Teacher, ensemble_logits
 from hf_lskd.teacher_pass import taught_batches
 
-CACHE = "teacher_cache"  # in a teacher's cell, where its logits are kept
 SPLITS = ("train", "validation")  # of statistics: what was trained on, and what models are judged on
 
 
