@@ -271,7 +271,7 @@ def cost(record: Record) -> str:
     if (record.get("lockstep") or 1) > 1:
         text += (
             f" It was one of {exact(record['lockstep'])} students that were trained together: they shared the reading of the data and "
-            "the teacher's answers, so that its time is less than alone, and the peak memory is that of all of them."
+            "the teacher's answers, so that its time may be less than alone, and the peak memory is that of all of them."
         )
     return f"{text} Energy was not measured."
 
