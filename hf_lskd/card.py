@@ -74,15 +74,16 @@ def metadata(record: Mapping[str, Any]) -> ModelCardData:
 
 
 def base_models(record: Mapping[str, Any]) -> list[str]:
-    """Hub names of the teacher, where it has one, and of the weights that training began with."""
+    """Hub names of the teacher or of an ensemble's members, where they have one, and of the weights that training began with."""
     extra, recipe = record.get("card") or {}, record.get("recipe") or {}
     teacher = extra.get("teacher") or {}
     spec = card_facts.model_spec(record)
     named = spec.get("pretrained") is True and is_hub_name(spec.get("model"))
-    found = [teacher.get("repo_id"), spec["model"] if named else None, *extra.get("base_models", ())]
+    taught = [one.get("repo_id") for one in teacher.get("members") or [teacher]]
     given = recipe.get("teacher") or {}
-    if record["role"] == "student" and not found[0] and given.get("pretrained") is True and is_hub_name(given["model"]):
-        found[0] = given["model"]
+    if record["role"] == "student" and not any(taught) and given.get("pretrained") is True:
+        taught = [given["model"]] if is_hub_name(given["model"]) else []
+    found = [*taught, spec["model"] if named else None, *extra.get("base_models", ())]
     return list(dict.fromkeys(name for name in found if name))
 
 

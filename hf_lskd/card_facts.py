@@ -73,8 +73,10 @@ def teacher_words(record: Record) -> str:
     teacher = extra(record).get("teacher") or {}
     named = teacher.get("name") or (record.get("teacher") or {}).get("name")
     kind = teacher.get("architecture") or ((record.get("recipe") or {}).get("teacher") or {}).get("model")
-    where = f", [{teacher['repo_id']}](https://huggingface.co/{teacher['repo_id']})" if teacher.get("repo_id") else ""
-    return f"`{named or 'unnamed'}`" + (f" (`{kind}`)" if kind else "") + where
+    placed = [one["repo_id"] for one in teacher.get("members") or [teacher] if one.get("repo_id")]
+    where = "".join(f", [{repo_id}](https://huggingface.co/{repo_id})" for repo_id in placed)
+    mean = f", the mean of their {teacher['of']}" if teacher.get("members") else ""
+    return f"`{named or 'unnamed'}`{mean}" + (f" (`{kind}`)" if kind else "") + where
 
 
 def loss(record: Record) -> str:

@@ -52,7 +52,8 @@ def results_table(record: Mapping[str, Any]) -> str:
     rows = [["**this model**", *cells(record["metrics"], columns, metric, extra.get("score"))]]
     if mean := extra.get("over_seeds"):
         rows.append([f"mean of {exact(mean['seeds'])} seeds", estimate(mean), *["–"] * (len(columns) - 1)])
-    for key, who in (("teacher", "its teacher"), ("undistilled", "without a teacher")):
+    together = "its teachers together" if (extra.get("teacher") or {}).get("members") else "its teacher"
+    for key, who in (("teacher", together), ("undistilled", "without a teacher")):
         if other := extra.get(key):
             rows.append([who, *cells(other["metrics"], columns, metric, other.get("score"))])
     if copied := (record.get("translation") or {}).get("copy"):

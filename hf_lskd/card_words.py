@@ -79,13 +79,15 @@ def summary(record: Record) -> str:
     on = of_data(record)["name"]
     if record["role"] == "teacher":
         return f"{what}{spoken}, `{kind}`, trained on {on} with label smoothing α = {exact(record['label_smoothing'])}. A teacher."
+    many = bool((extra(record).get("teacher") or {}).get("members"))
+    teacher, were = ("an ensemble of teachers", "were") if many else ("a teacher", "was")
     taught = (
         ""
         if record.get("label_smoothing") is None
-        else f" that was smoothed with α = {exact(record['label_smoothing'])}"
+        else f" that {were} smoothed with α = {exact(record['label_smoothing'])}"
     )
-    taught = taught if record.get("label_smoothing") != 0 else " that was not smoothed (α = 0)"
-    return f"{what}{spoken}, `{kind}`, distilled on {on} at T = {exact(record['temperature'])} from a teacher{taught}."
+    taught = taught if record.get("label_smoothing") != 0 else f" that {were} not smoothed (α = 0)"
+    return f"{what}{spoken}, `{kind}`, distilled on {on} at T = {exact(record['temperature'])} from {teacher}{taught}."
 
 
 # ---- Results
@@ -265,7 +267,13 @@ def cost(record: Record) -> str:
         parts.append(f"{'on' if parts else 'On'} {on}, {shape}")
     text = ", ".join(parts) + "." if parts else "Not recorded."
     peak = record.get("peak_memory_mb")
-    return text + (f" Peak memory {number(peak, 0)} MiB." if peak else "") + " Energy was not measured."
+    text += f" Peak memory {number(peak, 0)} MiB." if peak else ""
+    if (record.get("lockstep") or 1) > 1:
+        text += (
+            f" It was one of {exact(record['lockstep'])} students that were trained together: they shared the reading of the data and "
+            "the teacher's answers, so that its time may be less than alone, and the peak memory is that of all of them."
+        )
+    return f"{text} Energy was not measured."
 
 
 def reproduce(record: Record) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hf_lskd.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hf_lskd.hub.publish import Upload
 
 EXAMPLE = "hf-lskd publish runs/digits/cells/student-a0-T1-s0 --repo-id me/digits-student --dry-run"
@@ -24,7 +26,12 @@ def add_publish(sub: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="show what would be uploaded; needs no token and no network"
     )
     sub.add_argument("--cards", type=Path, metavar="DIR", help="write each card and record to DIR/NAME too")
-    sub.add_argument("--teacher-repo", metavar="ID", help="of one cell: where its teacher is on the Hub (base_model)")
+    sub.add_argument(
+        "--teacher-repo",
+        action="append",
+        metavar="ID",
+        help="of one cell: where its teacher is on the Hub (base_model); of an ensemble once for each member, in its order",
+    )
     sub.add_argument("--license", metavar="ID", help="of the weights, such as apache-2.0 (default: by the data)")
 
 
@@ -32,8 +39,8 @@ def run_publish(args: Any) -> int:
     from hf_lskd.hub.publish import check_files, check_repo_id, owner, published, shown
 
     repo_id = check_repo_id(args.repo_id)
-    if args.teacher_repo is not None:
-        check_repo_id(args.teacher_repo)
+    for teacher in args.teacher_repo or ():
+        check_repo_id(teacher)
     if not args.dry_run:
         user = owner()  # who has no token hears so before anything is read
         repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
@@ -65,7 +72,7 @@ def is_study(folder: Path) -> bool:
     return (folder / STUDY).is_file() and (folder / CELLS).is_dir()
 
 
-def cell_upload(cell: Path, repo_id: str, teacher_repo: str | None, license: str | None) -> "Upload":
+def cell_upload(cell: Path, repo_id: str, teacher_repo: "Sequence[str | None] | None", license: str | None) -> "Upload":
     """A cell's model with its record and card."""
     from hf_lskd.card import CARD, render
     from hf_lskd.hub.publish import Upload
@@ -96,8 +103,10 @@ def study_uploads(study: Path, repo_id: str, license: str | None) -> "list[Uploa
     }
     uploads = []
     for name, target in names.items():
-        taught = (found[name].get("teacher") or {}).get("name")
-        uploads.append(cell_upload(study / CELLS / name, target, names.get(str(taught)), license))
+        teacher = found[name].get("teacher")
+        taught = [] if teacher is None else teacher.get("members") or [teacher]
+        where = [names.get(one["name"]) for one in taught]
+        uploads.append(cell_upload(study / CELLS / name, target, where, license))
     index = {"format": FORMAT, "kind": "study", **study_record(study, repo_id, names, license)}
     files: dict[str, Path | bytes] = {CARD: render_study(index).encode(), FILE: as_json(index)}
     files |= {name: study / name for name in INDEX if (study / name).is_file()}

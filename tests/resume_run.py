@@ -61,6 +61,7 @@ def make_trainer(
     data_seed: int = 7,
     ema: float | None = 0.8,
     teacher: bool = True,
+    members: int = 1,
     accumulation: int = 2,
     batch: int = 4,
     callbacks: Any = (),
@@ -106,13 +107,14 @@ def make_trainer(
         "kd_weight": 0.5,
         "model_ema": ema,
     }
+    teachers = [tiny(VIT, 2 + member) for member in range(members)]
     student: nn.Module = tiny(VIT, 1, drop_rate=0.2, attn_drop_rate=0.2)
     return DistillationTrainer(
         student,
         DistillationArguments(output_dir=str(folder), **{**usual, **more}),
         train_dataset=train,
         eval_dataset=held_out,
-        teacher_model=tiny(VIT, 2) if teacher else None,
+        teacher_model=None if not teacher else teachers[0] if members == 1 else teachers,
         callbacks=list(callbacks),
     )
 

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from hf_lskd import card
 from hf_lskd.analysis import mean_and_t_interval
+from hf_lskd.cli_publish import study_uploads
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import load_recipe, recipe_from_dict
 from hf_lskd.study.card_record import card_record, study_record
@@ -268,6 +269,60 @@ def test_a_teacher_whose_record_changed_is_not_taken_for_the_teacher(seeds: Path
     path.write_text(json.dumps(record))
     (study / "results.csv").rename(study / "elsewhere.csv")  # what is left is the record's own word
     assert card_record(path.parent, "me/x")["card"]["teacher"]["metrics"] == {}
+
+
+SEED_1 = "student-a0.1-T2-s1"
+MEMBERS = ["teacher-a0.1-s0", "teacher-a0.1-s1"]
+
+
+@pytest.fixture
+def ensemble(tmp_path: Path) -> Path:
+    """A drawn study, one of whose students says that it learnt from two teachers, of its own seed and of another."""
+    study = with_models(
+        make_study(tmp_path / "s", seeds=2, temperatures=(1.0, 2.0), eta=False, targets=20, examples=50)
+    )
+    path = study / "cells" / SEED_1 / "record.json"
+    record = json.loads(path.read_text())
+    members = [{"name": name, "record_sha256": "0" * 64} for name in MEMBERS]
+    metrics = {"top1": 91.75, "top5": 98.25, "ece": 3.25, "nll": 0.3125}
+    record["teacher"] = {"name": " + ".join(MEMBERS), "of": "probabilities", "members": members, "metrics": metrics}
+    path.write_text(json.dumps(record))
+    return study
+
+
+def test_an_ensembles_student_stands_beside_the_ensemble_and_not_beside_one_member(ensemble: Path) -> None:
+    cell = ensemble / "cells" / SEED_1
+    record = card_record(cell, "me/x", teacher_repo=["me/a", "me/b"])
+    text = card.render(record)
+    found = record["card"]["teacher"]
+    assert found["name"] == "teacher-a0.1-s0 + teacher-a0.1-s1"
+    assert found["metrics"]["top1"] == 91.75
+    assert not {"score", "difference"} & found.keys()  # those of one teacher
+    assert re.search(r"\| its teachers together \| 91\.8 \| 98\.2 \| 3\.2 \| 0\.312 \|", text)
+    assert "an ensemble of teachers that were smoothed with α = 0.1" in text
+    assert ModelCard(text).data.base_model == ["me/a", "me/b"]
+    assert all(f"[{repo}](https://huggingface.co/{repo})" in text for repo in ("me/a", "me/b"))
+    assert metadata_errors(text) == ([], [])
+    assert unknown_numbers(text, json.loads(json.dumps(record))) == []
+    assert ModelCard(card.render(card_record(cell, "me/x"))).data.base_model is None
+    with pytest.raises(InputError, match=r"1 teacher repositories.*2, of teacher-a0\.1-s0 \+"):
+        card_record(cell, "me/x", teacher_repo="me/a")
+
+
+def test_a_published_study_gives_an_ensembles_student_each_members_repository(ensemble: Path) -> None:
+    uploads = {upload.repo_id: upload for upload in study_uploads(ensemble, "me/x", None)}
+    bases = {name: ModelCard(uploads[f"me/x-{name}"].files["README.md"].decode()).data.base_model
+             for name in (SEED_1, "student-a0.1-T1-s1")}  # fmt: skip
+    assert bases == {SEED_1: [f"me/x-{name}" for name in MEMBERS], "student-a0.1-T1-s1": "me/x-teacher-a0.1-s1"}
+
+
+def test_a_card_says_how_many_students_shared_the_time_and_the_memory(seeds: Path) -> None:
+    record = card_record(seeds / "cells" / SEED_1, "me/x")
+    assert "trained together" not in card.render({**record, "lockstep": 1})
+    text = card.render({**record, "lockstep": 73})
+    assert "It was one of 73 students that were trained together" in text
+    assert unknown_numbers(text, json.loads(json.dumps({**record, "lockstep": 73}))) == []
+    assert unknown_numbers(text, json.loads(json.dumps(record))) == ["73"]
 
 
 # ---- Words

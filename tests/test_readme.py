@@ -21,7 +21,7 @@ from hf_lskd.recipe import parse_recipe
 from tests.conftest import Examples
 from tests.pages import ROOT, blocks, run_snippet
 
-PAGES = ("README.md", "docs/use.md", "docs/export.md", "docs/paper.md")
+PAGES = ("README.md", "docs/use.md", "docs/export.md", "docs/paper.md", "docs/cost.md", "docs/launch.md")
 SNIPPETS = {page: blocks(page, "python") for page in ("README.md", "docs/use.md")}  # export.md's: in test_export.py
 SEARCHED = (1.0, 2.0, 64.0)
 

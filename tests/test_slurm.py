@@ -185,6 +185,14 @@ def test_students_follow_their_own_teacher_and_nothing_is_submitted_twice(
     assert "student-a0-T2-s0" in (tmp_path / "study" / "slurm" / "students-of-teacher-a0-s0.sh").read_text()
 
 
+def test_an_ensembles_students_follow_all_of_its_members(commands: Path, tmp_path: Path) -> None:
+    assert submit(tmp_path, grid__label_smoothing=[0.0], teacher__ensemble=[0, 1], grid__seed=[0, 1]) == 0
+    teachers, *students = calls(commands)
+    assert teachers == "--array=0-1 --job-name=teachers teachers.sh"
+    assert students
+    assert all("--dependency=afterok:11_0:11_1 --kill-on-invalid-dep=yes" in call for call in students)
+
+
 def test_what_is_finished_is_neither_submitted_nor_waited_for(
     commands: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

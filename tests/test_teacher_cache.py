@@ -176,7 +176,22 @@ def test_training_on_a_cache_is_training_on_the_teacher_to_the_last_bit(
         assert_same_weights(weights(cached.model), weights(uncached.model))
 
 
-def test_random_data_and_ensembles_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"members": 2}, "teacher_cache with an ensemble.*one teacher"),
+        ({"dataloader_drop_last": True}, "dataloader_drop_last.*batches with every example"),
+    ],
+    ids=["ensemble", "drop_last"],
+)
+def test_an_ensemble_and_left_out_examples_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, augmentation="none", teacher_cache=str(tmp_path / "cache"), **settings)
+    with pytest.raises(InputError, match=message):
+        trainer.train()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_random_data_and_too_few_kept_classes_are_refused(tmp_path: Path) -> None:
     for settings in ({"augmentation": "standard"}, {"augmentation": "none", "mix": {"mixup": 0.2}}):
         with pytest.raises(InputError, match="look the same in every epoch"):
             make_trainer(tmp_path, **settings, teacher_cache=str(tmp_path / "cache")).train()

@@ -1,6 +1,6 @@
 """What a model card needs beyond a cell's own record, gathered from the study around it: a record with a key `card`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,13 @@ def finished_record(cell: Path) -> dict[str, Any]:
 
 
 def card_record(
-    cell: Path, repo_id: str, *, teacher_repo: str | None = None, license: str | None = None
+    cell: Path, repo_id: str, *, teacher_repo: str | Sequence[str | None] | None = None, license: str | None = None
 ) -> dict[str, Any]:
     """The record of the finished cell in a folder, with what its study says of it under `card`.
 
-    `teacher_repo` is where its teacher is on the Hub. A cell that lies in no study's folder has no intervals and no η.
-    Raises InputError for a folder that holds no finished cell.
+    `teacher_repo` is where its teacher is on the Hub; of an ensemble one for each member, in the record's order. A cell that
+    lies in no study's folder has no intervals and no η. Raises InputError for a folder that holds no finished cell, and for
+    another number of repositories than the cell has teachers.
     """
     record = finished_record(cell)
     facts: dict[str, Any] = {"repo_id": repo_id, "level": LEVEL, "model": model_facts(cell / MODEL)}
@@ -45,16 +46,33 @@ def card_record(
     if license is not None:
         facts["license"] = license
     if record["role"] == "student":
-        facts["teacher"] = teacher_facts(cell, record, teacher_repo)
+        given = [teacher_repo] if isinstance(teacher_repo, str) else list(teacher_repo or ())
+        facts["teacher"] = teacher_facts(cell, record, given)
     scores = scores_around(cell, record)
     return {**record, "card": {**facts, **(in_study(scores, record, facts) if scores else {})}}
 
 
-def teacher_facts(cell: Path, record: Mapping[str, Any], repo_id: str | None) -> dict[str, Any] | None:
-    """Name, metrics and architecture of the teacher that the record names by hash, where its cell lies beside this one."""
+def teacher_facts(
+    cell: Path, record: Mapping[str, Any], repositories: Sequence[str | None] = ()
+) -> dict[str, Any] | None:
+    """Name, metrics and architecture of the teacher that the record names by hash, where its cell lies beside this one.
+
+    An ensemble's name and metrics stand in the record itself; each of its members gets its repository.
+    """
     named = record.get("teacher")
     if named is None:
         return None
+    members = named.get("members") or []
+    if repositories and len(repositories) != max(1, len(members)):
+        raise InputError(
+            f"{len(repositories)} teacher repositories for {record['name']}",
+            f"{max(1, len(members))}, of {named['name']}",
+            "Name each teacher's repository once, in that order.",
+        )
+    if members:
+        placed = zip(members, repositories or [None] * len(members))
+        return {**named, "members": [{**member, "repo_id": repo_id} for member, repo_id in placed]}
+    repo_id = repositories[0] if repositories else None
     folder = cell.resolve().parent / named["name"]
     found = read_record(folder) if folder.is_dir() else None
     if found is None or file_sha256(folder / FILE) != named["record_sha256"]:
@@ -84,8 +102,9 @@ def in_study(scores: Scores, record: Mapping[str, Any], facts: Mapping[str, Any]
         "answer": answer_of(scores, row.setting.student if row.setting else None),
     }
     if row.setting is not None:
-        teacher = next((r for r in scores.folder.teachers if r.alpha == row.alpha and r.seed == row.seed), None)
-        found["teacher"] = {**(facts.get("teacher") or {}), **(beside(scores, row, teacher) if teacher else {})}
+        named = facts.get("teacher") or {}
+        single = None if named.get("members") else single_teacher(scores, row)
+        found["teacher"] = {**named, **(beside(scores, row, single) if single else {})}
         plain = undistilled(scores, row)
         found["undistilled"] = beside(scores, row, plain) if plain and plain.name != row.name else None
         found["eta"], found["eta_signature"] = eta_of(scores.folder, row)
@@ -94,6 +113,11 @@ def in_study(scores: Scores, record: Mapping[str, Any], facts: Mapping[str, Any]
 
 def row_of(scores: Scores, name: str) -> Row:
     return next(row for row in scores.folder.cells if row.name == name)
+
+
+def single_teacher(scores: Scores, row: Row) -> Row | None:
+    """The teacher of the student's own α and seed: not what an ensemble's student learnt from."""
+    return next((r for r in scores.folder.teachers if r.alpha == row.alpha and r.seed == row.seed), None)
 
 
 def undistilled(scores: Scores, row: Row) -> Row | None:
