@@ -54,7 +54,7 @@ check-style: $(READY) ## ruff and mypy
 mutants: $(READY) ## put the cause of each trap back, in a scratch copy, and see its test fail
 	$(BIN)/python -m tests.mutants
 
-bench: $(READY) ## every cost that is promised beside its peer, in one run, as ratios: bench/results.json, docs/bench.md
+bench: $(READY) ## every cost that is promised beside its peer, as ratios: bench/results.json, docs/bench.md
 	HF_LSKD_FAIRSEQ_PYTHON=$(wildcard $(FAIRSEQ)/bin/python) $(BIN)/python -m bench
 
 bench-images: $(READY) ## pictures a second of the training pipeline beside what decoding alone allows, as ratios

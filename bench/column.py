@@ -1,45 +1,79 @@
-"""A column of four temperatures in lockstep beside the same students one after another: the demo's letters, one teacher."""
+"""A column of four temperatures in lockstep, with the teacher asked or its answers cached, beside the same students one by one.
 
-import inspect
-import shutil
+What is measured is training: from a student's making to its last step, without evaluation, tables and report, which cost the
+same either way. The teacher is as initialised: its answers cost what a trained one's do. A cache is filled before the clock runs.
+"""
+
 import tempfile
-import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.measure import Result, absent, alternate, compared
-from hf_lskd.recipe import load_recipe
+from bench.measure import Result, absent, alternate, compared, timed
+from hf_lskd.recipe import Recipe, load_recipe
+from hf_lskd.record import MODEL, Cell
+from hf_lskd.study.bench import Bench, open_bench
+from hf_lskd.study.lockstep import Seat, run_group
 from hf_lskd.study.quiet import quiet_libraries
-from hf_lskd.study.runner import run_study
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "quickstart" / "glyphs.yaml"
-CHANGES = ["training.max_steps=60", "grid.label_smoothing=[0.1]", "training.eval_strategy='no'"]
-NAME, MEANING, PEER = (
-    "column of 4 temperatures, images",
-    "lockstep / separate, time of the students",
-    "four separate runs",
-)
+CHANGES = ("training.max_steps=20", "training.eval_strategy='no'", "training.logging_strategy='no'",
+           "training.save_strategy='no'")  # fmt: skip
+TEMPERATURES = (1.0, 2.0, 3.0, 64.0)
+NAME, PEER = "column of 4 temperatures", "four separate runs"
+LOCKSTEP = "lockstep / separate, time of training"
+CACHED = "lockstep with a cached teacher / separate, time of training"
 
 
-def rows(rounds: int) -> list[Result]:
-    if "lockstep" not in inspect.signature(run_study).parameters:
-        return [absent(NAME, MEANING, PEER, "students in lockstep are not in this tree")]
+def rows(rounds: int, path: Path = RECIPE, settings: Sequence[str] = ()) -> list[Result]:
+    """Both rows for a recipe's first student; the cached one only where the data look the same in every epoch."""
     quiet_libraries()
-    recipe = load_recipe(RECIPE, None, CHANGES)
+    bench = open_bench(recipe_for(path, settings))
+    cells = students(bench.recipe)
+    cacheable = bench.task.data.get("augmentation") in (None, "none")
+    name = f"{NAME}, {path.stem}"
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "study"
+        teacher = Path(temporary) / "teacher" / MODEL
+        teacher.parent.mkdir()
+        bench.task.save(bench.task.build(cells[0].teacher), bench.task.spec(cells[0].teacher), teacher)
+        asked, cached = (trained(bench, Path(temporary), teacher, kept) for kept in ("none", "logits"))
+        slices = {"separate": timed(lambda: [asked(cell) for cell in cells]),
+                  "lockstep": timed(lambda: run_group(cells, None, asked))}  # fmt: skip
+        if cacheable:
+            slices["cached"] = timed(lambda: run_group(cells, None, cached))
+        seconds = alternate(slices, rounds)
+    found = [compared(name, LOCKSTEP, PEER, 0.72, seconds["lockstep"], seconds["separate"], at_most=True)]
+    if not cacheable:
+        return [*found, absent(name, CACHED, PEER, "the recipe's data are augmented")]
+    return [*found, compared(name, CACHED, PEER, 0.6, seconds["cached"], seconds["separate"], at_most=True)]
 
-        def students(**how: Any) -> float:
-            """The teacher is there; its students are trained, measured and reported."""
-            for cell in (folder / "cells").glob("student-*"):
-                shutil.rmtree(cell)
-            started = time.perf_counter()
-            records = run_study(recipe, folder, jobs=1, **how)
-            assert all(record["status"] == "complete" for record in records)
-            return time.perf_counter() - started
 
-        seconds = alternate(
-            {"lockstep": lambda: students(lockstep=True), "separate": lambda: students(lockstep=False)}, rounds
-        )
-    return [compared(NAME, MEANING, PEER, 0.72, seconds["lockstep"], seconds["separate"], at_most=True,
-                     note="each study whole: training, measuring, tables and report")]  # fmt: skip
+def recipe_for(path: Path, settings: Sequence[str]) -> Recipe:
+    """The recipe with its first student alone and no training arguments of its models, which may bring back evaluation."""
+    recipe = load_recipe(path, None, [*CHANGES, *settings])
+    first = replace(recipe.students[0], training={})
+    return replace(recipe, teacher=replace(recipe.teacher, training={}), students=(first,))
+
+
+def students(recipe: Recipe) -> list[Cell]:
+    common = {"kd_weight": 1.0, "kd_loss_scale": 1.0, "scale_student": True, "student_label_smoothing": 0.0}
+    return [Cell("student", 0.1, 0, student=recipe.students[0].name, temperature=t, **common) for t in TEMPERATURES]
+
+
+def trained(bench: Bench, folder: Path, teacher: Path, kept: str) -> Callable[..., dict[str, Any]]:
+    """A function that trains one student, from a seat or alone; `kept` is what the recipe's `teacher_cache` says."""
+    recipe = replace(bench.recipe, switches=replace(bench.recipe.switches, teacher_cache=kept))
+
+    def train(cell: Cell, seat: Seat | None = None) -> dict[str, Any]:
+        bench.task.recipe = recipe
+        trainer = bench.task.trainer(cell, folder / cell.name, teachers=[teacher], prepared=seat and seat.teacher)
+        trainer.teacher.reported = True  # the steps are measured, not the check before the first one
+        if seat is not None:
+            seat.take(trainer)
+        trainer.train()
+        if seat is not None:
+            seat.leave()
+        return {}
+
+    return train

@@ -42,6 +42,7 @@ def show(results: Sequence[Result]) -> None:
 def write(name: str, results: Sequence[Result]) -> None:
     """One row's results in place of its former ones, each with the machine that gave it."""
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known.pop(name, None)  # the latest comes last
     known[name] = {"machine": machine(), "results": [result.to_dict() for result in results]}
     RESULTS.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
     before, rest = PAGE.read_text().split(BEGIN)
@@ -49,10 +50,11 @@ def write(name: str, results: Sequence[Result]) -> None:
 
 
 def table(known: Mapping[str, Any]) -> str:
+    """The rows of every run that is kept, and the machine of the latest, which is written last."""
     lines = ["| row | what | peer | aim | median | quartiles | rounds | note |", "|---|---|---|---|---|---|---|---|"]
     lines += ["| " + " | ".join(cells(result)) + " |" for entry in known.values() for result in entry["results"]]
-    machines = {", ".join(f"{key} {value}" for key, value in entry["machine"].items()) for entry in known.values()}
-    return "\n".join([*lines, "", *(f"Machine: {line}." for line in sorted(machines)), ""])
+    latest = ", ".join(f"{key} {value}" for key, value in list(known.values())[-1]["machine"].items())
+    return "\n".join([*lines, "", f"Machine of the latest run: {latest}. Rows may come from several runs.", ""])
 
 
 def cells(result: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ from hf_lskd.data.translation import TranslationDataset
 from hf_lskd.models.sequence import load_seq2seq
 
 MAX_TOKENS, STEPS, VOCABULARY, LONGEST = 512, 3, 8000, 100
+CACHED_SENTENCES, KEPT = 120, 64
 PYTHON = os.environ.get("HF_LSKD_FAIRSEQ_PYTHON", "")
 SIDES = ("input_ids", "labels")
 NAME = "NMT training step, transformer_iwslt_de_en"
@@ -62,7 +63,9 @@ def tokenizer(words: int = VOCABULARY) -> Any:
     return train_bpe(["".join(letters[draw.integers(0, 26, 9)]) for _ in range(2 * words)], words)
 
 
-def train_slice(kind: type, collator: Any, data: Any, tok: Any, folder: str, arguments: Any) -> Slice:
+def train_slice(
+    kind: type, collator: Any, data: Any, tok: Any, folder: str, arguments: Any, teacher: Any = None
+) -> Slice:
     torch.manual_seed(0)
     model = load_seq2seq("transformer_iwslt_de_en", tokenizer=tok, model_args={"dropout": 0.0})
     clock = Clock()
@@ -73,8 +76,9 @@ def train_slice(kind: type, collator: Any, data: Any, tok: Any, folder: str, arg
         seen.append(int((batch["labels"] != -100).sum()))
         return batch
 
+    extra = {} if teacher is None else {"teacher_model": teacher}
     trainer = kind(
-        model, arguments, data_collator=counting, train_dataset=data, processing_class=tok, callbacks=[clock]
+        model, arguments, data_collator=counting, train_dataset=data, processing_class=tok, callbacks=[clock], **extra
     )
     trainer.remove_callback(PrinterCallback)
 
@@ -152,9 +156,33 @@ def step_rows(rounds: int) -> list[Result]:
 
 
 def cache_rows(rounds: int) -> list[Result]:
-    """With a teacher's stored answers beside none at all."""
-    what = "NMT step with a cached teacher", "cached teacher / no teacher, time of a step", "the same without a teacher"
-    return [absent(*what, "the teacher cache is not in this tree")]
+    """With a teacher's stored answers beside none at all: whole, and the 64 most probable tokens of each place.
+
+    Few sentences, since all logits of a token are 32 kB here. The cache is filled in the warm-up round, before the clock runs.
+    """
+    meaning, peer = "cached teacher / no teacher, time a target token", "the same without a teacher"
+    with tempfile.TemporaryDirectory() as temporary:
+        tok = tokenizer()
+        data = Sentences(CACHED_SENTENCES, tok.eos_token_id, 10)
+        collator = Seq2SeqCollator(tok.pad_token_id)
+
+        def ours(teacher: Any = None, **cache: Any) -> Slice:
+            arguments = Seq2SeqDistillationArguments(temporary, max_tokens=MAX_TOKENS, **cache, **COMMON)
+            return train_slice(Seq2SeqDistillationTrainer, collator, data, tok, temporary, arguments, teacher)
+
+        teacher = load_seq2seq("transformer_iwslt_de_en", tokenizer=tok, model_args={"dropout": 0.0})
+        folder = f"{temporary}/cache"
+        slices = {
+            "none": ours(),
+            "whole": ours(teacher, teacher_cache=folder),
+            "top": ours(teacher, teacher_cache=folder, teacher_cache_top_k=KEPT),
+        }
+        seconds = alternate(slices, rounds)
+    return [
+        compared(f"NMT step with a cached teacher, {kept}", meaning, peer, 1.1, seconds[name], seconds["none"], at_most=True,
+                 note=f"{CACHED_SENTENCES} sentences, {MAX_TOKENS} padded tokens a step")
+        for name, kept in (("whole", f"all {VOCABULARY:,} logits kept"), ("top", f"{KEPT} logits kept"))
+    ]  # fmt: skip
 
 
 def small_translator() -> tuple[Any, Any, Any]:
