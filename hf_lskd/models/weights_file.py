@@ -47,8 +47,11 @@ def unreadable_file(path: Path, error: Exception) -> InputError:
             "a state dict (.safetensors, or a .pth of tensors alone)",
             "Where it was made, save the state_dict() on its own.",
         )
+    why = first_line(error)
+    if "weights_only" in why:  # torch says how to run what is in the file: nothing that we pass on
+        why = "it holds something else than weights"
     return InputError(
-        f"{path} cannot be read ({first_line(error)})",
+        f"{path} cannot be read ({why})",
         "a state dict (.safetensors, or a .pth of tensors alone)",
         "If the file is truncated, copy or download it again; a pickled module is not opened: save its state_dict().",
     )

@@ -33,6 +33,7 @@ class Config:
 def read_config(path: Path | None) -> Config:
     """The configuration in a file. Raises InputError when none is named, it cannot be read, or it starts something else than
     it says: accelerate has defaults for what is missing, and on a processor begins one process without a word."""
+    import yaml
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
     if path is None:
@@ -40,7 +41,7 @@ def read_config(path: Path | None) -> Config:
         raise InputError("no --accelerate-config", "a file", f"Take one of recipes/accelerate; {there}.")
     try:
         found: Any = load_config_from_file(str(path))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise InputError(
             f"{path}: {error}", "a configuration of `accelerate launch`", "See recipes/accelerate."
         ) from error

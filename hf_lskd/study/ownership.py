@@ -71,7 +71,10 @@ def refuse_other(folder: Path, bench: Bench) -> None:
     for name, signature, cell in made_cells(folder / CELLS, bench.recipe):
         if signature != cell_signature(bench, cell):
             there = study_page(folder)
-            different = list(differences(there, bench.recipe.to_dict()))
+            different = [
+                *differences(there, bench.recipe.to_dict()),
+                *other_processes(finished(folder / CELLS / name), bench),
+            ]
             what = (
                 "; ".join(different[:5])
                 or "the data or the models' weights have changed, or another version of hf-lskd made it"
@@ -81,6 +84,13 @@ def refuse_other(folder: Path, bench: Bench) -> None:
                 "the same recipe (its grid, η and projection may change)",
                 "Choose another --output-dir.",
             )
+
+
+def other_processes(record: Mapping[str, Any] | None, bench: Bench) -> Iterator[str]:
+    """How many processes made a cell, where it is not as many as would make it now."""
+    made_by = bench.processes if record is None else record["hardware"]["world_size"]
+    if made_by != bench.processes:
+        yield f"{made_by} processes a cell there and {bench.processes} here (--launcher, --accelerate-config)"
 
 
 def made_cells(folder: Path, recipe: Recipe) -> Iterable[tuple[str, str | None, Cell]]:

@@ -139,8 +139,14 @@ def run(*words: str) -> str:
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
         raise InputError(
             f"{words[0]}: {said}",
-            "a cluster that takes it",
-            "Mend --slurm-template; what was submitted before stays so.",
+            *(
+                ("a cluster that takes it", "Mend --slurm-template; what was submitted before stays so.")
+                if words[0] == "sbatch"
+                else (
+                    "a cluster that answers",
+                    "Run it on a node that reaches Slurm's controller, or with --launcher accelerate.",
+                )
+            ),
         )
     return done.stdout
 
