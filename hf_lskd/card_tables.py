@@ -103,3 +103,22 @@ def eta_value(found: Mapping[str, Any]) -> str:
     if found.get("low") is None:
         return value
     return f"{value} ({number(found['low'], 2, sign=True)} to {number(found['high'], 2, sign=True)})"
+
+
+def exports_table(exports: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each export: metric, size and latency in torch and there; empty without exports."""
+    if not exports:
+        return ""
+    metric = next(iter(exports[0]["metrics"]))
+    digits = DIGITS.get(metric, 3)
+    rows = [
+        [
+            f"{one['format']}{', int8' * bool(one['int8'])}",
+            *(number(one["metrics"][metric][when], digits) for when in ("before", "after")),
+            *(str(one["size_bytes"][when]) for when in ("before", "after")),
+            *(number(one["latency_ms"][when]["median"], 2) for when in ("before", "after")),
+        ]
+        for one in exports
+    ]
+    name = HEADS.get(metric, metric)
+    return table(["", f"{name}, torch", "there", "bytes, torch", "there", "ms, torch", "there"], rows)

@@ -5,7 +5,7 @@ from typing import Any
 
 from hf_lskd.card_data import OWN, of_data
 from hf_lskd.card_facts import extra, facts, model_spec
-from hf_lskd.card_tables import estimate, eta_table, grid_table, number, results_table, sentence
+from hf_lskd.card_tables import estimate, eta_table, exports_table, grid_table, number, results_table, sentence
 from hf_lskd.record import exact
 
 Record = Mapping[str, Any]
@@ -34,6 +34,7 @@ def of(record: Record) -> dict[str, Any]:
         "limits": limits(record),
         "data": data(record),
         "cost": cost(record),
+        "exports": exports_table(extra(record).get("exports") or []),
         "reproduce": reproduce(record),
         "provenance": provenance(record),
     }

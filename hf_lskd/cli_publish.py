@@ -32,6 +32,14 @@ def add_publish(sub: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="of one cell: where its teacher is on the Hub (base_model); of an ensemble once for each member, in its order",
     )
+    sub.add_argument(
+        "--export",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="of one cell: what `hf-lskd export` made of it; its figures go into the card (may be repeated)",
+    )
     sub.add_argument("--license", metavar="ID", help="of the weights, such as apache-2.0 (default: by the data)")
 
 
@@ -62,8 +70,12 @@ def uploads_of(args: Any, repo_id: str) -> "list[Upload]":
     if not args.dir.is_dir():
         raise InputError(f"{args.dir} is no folder", "the folder of a finished cell, or of a study")
     if is_study(args.dir):
+        if args.export:
+            raise InputError(
+                "--export with a study", "--export with one cell's folder", "Publish that cell on its own."
+            )
         return study_uploads(args.dir, repo_id, args.license)
-    return [cell_upload(args.dir, repo_id, args.teacher_repo, args.license)]
+    return [cell_upload(args.dir, repo_id, args.teacher_repo, args.license, args.export)]
 
 
 def is_study(folder: Path) -> bool:
@@ -72,15 +84,24 @@ def is_study(folder: Path) -> bool:
     return (folder / STUDY).is_file() and (folder / CELLS).is_dir()
 
 
-def cell_upload(cell: Path, repo_id: str, teacher_repo: "Sequence[str | None] | None", license: str | None) -> "Upload":
+def cell_upload(
+    cell: Path,
+    repo_id: str,
+    teacher_repo: "Sequence[str | None] | None",
+    license: str | None,
+    exports: "Sequence[Path]" = (),
+) -> "Upload":
     """A cell's model with its record and card."""
     from hf_lskd.card import CARD, render
     from hf_lskd.hub.publish import Upload
     from hf_lskd.models.files import shared_files
     from hf_lskd.record import FILE, MODEL
+    from hf_lskd.study.card_exports import exports_of
     from hf_lskd.study.card_record import card_record
 
     record = card_record(cell, repo_id, teacher_repo=teacher_repo, license=license)
+    if exports:
+        record["card"]["exports"] = exports_of(cell, exports)
     files: dict[str, Path | bytes] = {CARD: render(record).encode(), FILE: as_json(record)}
     files |= {path.name: path for path in shared_files(cell / MODEL)}
     return Upload(repo_id, files, {key: record[key] for key in ("name", "signature")})

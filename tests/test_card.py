@@ -14,9 +14,11 @@ from safetensors.numpy import save_file
 
 from hf_lskd import card
 from hf_lskd.analysis import mean_and_t_interval
-from hf_lskd.cli_publish import study_uploads
+from hf_lskd.cli_publish import cell_upload, study_uploads
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import load_recipe, recipe_from_dict
+from hf_lskd.record import file_sha256
+from hf_lskd.study.card_exports import exports_of
 from hf_lskd.study.card_record import card_record, study_record
 from tests.hub_server import metadata_errors
 from tests.study_folder import make_study
@@ -375,3 +377,38 @@ def test_data_of_the_users_own_have_no_licence_of_ours() -> None:
 def test_an_unfinished_cell_has_no_card() -> None:
     with pytest.raises(InputError, match="out of memory"):
         card.render(student(status="failed", error={"message": "out of memory"}))
+
+
+EXPORT = {
+    "format": "onnx",
+    "int8": True,
+    "metrics": {"top1": {"before": 94.375, "after": 94.25}},
+    "size_bytes": {"before": 963844, "after": 443035},
+    "latency_ms": {"batch": 1, "before": {"median": 1.7032}, "after": {"median": 0.2266}},
+    "versions": {"onnx": "1.2.3"},
+}
+
+
+def exported(cell: Path, folder: Path) -> Path:
+    folder.mkdir()
+    source = {"name": cell.name, "record_sha256": file_sha256(cell / "record.json")}
+    (folder / "export.json").write_text(json.dumps({**EXPORT, "source": source}))
+    return folder
+
+
+def test_an_exports_figures_stand_in_the_card(ensemble: Path, tmp_path: Path) -> None:
+    cell = ensemble / "cells" / SEED_1
+    upload = cell_upload(cell, "me/student", None, None, [exported(cell, tmp_path / "onnx")])
+    text, record = (upload.files[name].decode() for name in ("README.md", "record.json"))  # type: ignore[union-attr]
+    assert "| onnx, int8 | 94.4 | 94.2 | 963844 | 443035 | 1.70 | 0.23 |" in text
+    assert unknown_numbers(text, json.loads(record)) == []
+    assert "Elsewhere" not in cell_upload(cell, "me/student", None, None).files["README.md"].decode()  # type: ignore[union-attr]
+
+
+def test_an_export_of_another_cell_is_refused(ensemble: Path, tmp_path: Path) -> None:
+    cell = ensemble / "cells" / SEED_1
+    other = exported(ensemble / "cells" / MEMBERS[0], tmp_path / "onnx")
+    with pytest.raises(InputError, match=r"is of another cell .*hf-lskd export"):
+        exports_of(cell, [other])
+    with pytest.raises(InputError, match=r"no export\.json of ours"):
+        exports_of(cell, [tmp_path])
