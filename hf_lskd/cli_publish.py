@@ -44,11 +44,12 @@ def add_publish(sub: argparse.ArgumentParser) -> None:
 
 
 def run_publish(args: Any) -> int:
-    from hf_lskd.hub.publish import check_files, check_repo_id, owner, published, shown
+    from hf_lskd.hub.publish import check_files, check_repo_id, check_revision, owner, published, shown
 
     repo_id = check_repo_id(args.repo_id)
     for teacher in args.teacher_repo or ():
-        check_repo_id(teacher)
+        check_repo_id(teacher, "--teacher-repo")
+    check_revision(args.revision)
     if not args.dry_run:
         user = owner()  # who has no token hears so before anything is read
         repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"

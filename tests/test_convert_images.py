@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_lskd.cli import main
 from hf_lskd.errors import InputError
+from hf_lskd.hub.conversion import fresh_folder
 from hf_lskd.hub.from_timm import convert_timm
 from hf_lskd.hub.from_torchvision import both_models, convert_torchvision
 from hf_lskd.hub.torchvision_names import TIMM_NAMES, architecture_by_weights, paired_names, renamed
@@ -227,3 +228,8 @@ def test_the_command_refuses_before_it_reads(words: list[str], message: str, tmp
     assert main(["convert", *places]) == 2
     assert message in capsys.readouterr().err
     assert (tmp_path / "FULL" / "kept.txt").read_text() == "kept"
+
+
+def test_a_folder_that_cannot_be_made_is_named() -> None:
+    with pytest.raises(InputError, match=r"/proc/x cannot be made .*Choose another DIR"), fresh_folder(Path("/proc/x")):
+        pass

@@ -15,6 +15,8 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from hf_lskd.card import render
+from hf_lskd.errors import InputError
+from hf_lskd.hub.publish import check_repo_id, check_revision
 from tests.hub_run import CELL, OTHER, TEACHER
 from tests.hub_server import NOBODY, READER, WRITER, Hub, Refused, metadata_errors
 
@@ -274,3 +276,19 @@ def test_the_server_refuses_what_the_hub_refuses() -> None:
 def test_the_server_refuses_metadata_that_the_hub_refuses(line: str) -> None:
     assert metadata_errors(f"---\n{line}\n---\n")[0]
     assert metadata_errors("---\nlicense: mit\n---\n") == ([], [])
+
+
+@pytest.mark.parametrize("name", ["a b..", "", "..", "a~1", "/a", "a/", "x.lock", "a//b", "-x", "a\n"])
+def test_an_impossible_branch_is_refused_at_once(name: str) -> None:
+    with pytest.raises(InputError, match="--revision .*branch"):
+        check_revision(name)
+
+
+@pytest.mark.parametrize("name", [None, "main", "v1.0", "feature/a-b", "refs/pr/1"])
+def test_a_possible_branch_is_taken(name: str | None) -> None:
+    check_revision(name)
+
+
+def test_a_bad_name_is_told_by_its_option() -> None:
+    with pytest.raises(InputError, match="--teacher-repo 'bad name'"):
+        check_repo_id("bad name", "--teacher-repo")

@@ -50,10 +50,14 @@ def check_target(target: Path) -> None:
 def fresh_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target` to fill, which takes its place at the end; nothing is left when it was not filled."""
     check_target(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
     made = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
+    try:
+        made.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"{target} cannot be made ({error.strerror})", "a folder that this user may write to", "Choose another DIR."
+        ) from error
     try:
         yield made
         if target.is_dir():

@@ -13,6 +13,7 @@ from hf_lskd.record import FILE
 
 TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 TEXT = (".json", ".md", ".html", ".csv", ".txt", ".jinja")
+IMPOSSIBLE = re.compile(r"[\x00-\x20~^:?*\[\\\x7f]|\.\.|@\{|//|^[/.@-]|/\.|[/.]$|\.lock$")  # in the name of a branch
 THEIRS = (".gitattributes",)  # what the Hub itself puts into a new repository
 
 
@@ -30,16 +31,22 @@ class Upload:
         return {name: len(c) if isinstance(c, bytes) else c.stat().st_size for name, c in self.files.items()}
 
 
-def check_repo_id(repo_id: str) -> str:
-    """The name of a repository. Raises InputError for one that the Hub does not take, path traversal included."""
+def check_repo_id(repo_id: str, option: str = "--repo-id") -> str:
+    """The name of a repository, given by `option`. Raises InputError for one that the Hub does not take, path traversal included."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise InputError(f"--repo-id {repo_id!r} ({first_line(error)})", "NAME or OWNER/NAME") from error
+        raise InputError(f"{option} {repo_id!r} ({first_line(error)})", "NAME or OWNER/NAME") from error
     return repo_id
+
+
+def check_revision(revision: str | None) -> None:
+    """Raise InputError for what cannot be the name of a branch (the rules of `git check-ref-format`)."""
+    if revision is not None and (IMPOSSIBLE.search(revision) or not revision):
+        raise InputError(f"--revision {revision!r}", "the name of a branch, such as main or v1.0")
 
 
 def check_files(upload: Upload) -> None:

@@ -25,7 +25,9 @@ def torchvision_name(name: str) -> str:
         return bare
     back = {timm: own for own, timm in TIMM_NAMES.items()}
     if bare not in back:
-        raise InputError(f"architecture {name!r}", ", ".join(TIMM_NAMES), nearest(bare, [*TIMM_NAMES, *back]))
+        raise InputError(
+            f"architecture {name!r}", ", ".join(TIMM_NAMES), nearest(bare, list(dict.fromkeys([*TIMM_NAMES, *back])))
+        )
     return back[bare]
 
 
