@@ -280,7 +280,7 @@ def test_the_server_refuses_metadata_that_the_hub_refuses(line: str) -> None:
 
 @pytest.mark.parametrize("name", ["a b..", "", "..", "a~1", "/a", "a/", "x.lock", "a//b", "-x", "a\n"])
 def test_an_impossible_branch_is_refused_at_once(name: str) -> None:
-    with pytest.raises(InputError, match="--revision .*branch"):
+    with pytest.raises(InputError, match=r"--revision .*branch"):
         check_revision(name)
 
 
