@@ -184,7 +184,7 @@ def test_a_dry_run_says_how_a_cell_is_launched(capsys: Capture, page: Path) -> N
     words = ["--dry-run", "--launcher", "accelerate", "--accelerate-config", config]
     assert main(["study", str(page), *words]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 3
     assert f"\taccelerate launch --config_file {config} -m hf_lskd.cli train {page} --role teacher" in lines[0]
 
 
