@@ -175,6 +175,19 @@ def test_a_student_refuses_what_does_not_fit(
     assert message in refused(capsys, "train", str(page), "--role", "student", "--teacher", teacher, *words)
 
 
+def test_launchers_that_are_not_there_are_answered_with_those_that_are(capsys: Capture, page: Path) -> None:
+    assert "inline, accelerate, slurm" in refused(capsys, "study", str(page), "--launcher", "ray")
+
+
+def test_a_dry_run_says_how_a_cell_is_launched(capsys: Capture, page: Path) -> None:
+    config = "recipes/accelerate/ddp_8.yaml"
+    words = ["--dry-run", "--launcher", "accelerate", "--accelerate-config", config]
+    assert main(["study", str(page), *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert f"\taccelerate launch --config_file {config} -m hf_lskd.cli train {page} --role teacher" in lines[0]
+
+
 # ---- Mistakes in recipes and data
 
 

@@ -30,6 +30,10 @@ JOBS = "jobs.json"  # the ids of the array elements that were submitted for each
 SAVE_MINUTES = 10.0  # between two checkpoints, where the recipe says nothing
 LOOK = 2.0  # seconds between two looks at the records while jobs are waited for
 ASK = 20.0  # seconds between two questions to squeue meanwhile
+NEXT = {
+    "sbatch": "Mend --slurm-template, or --slurm-limit; what was submitted before stays so.",
+    "squeue": "See that the cluster is up (`sinfo`), and that this is one of its machines.",
+}
 
 
 @dataclass(frozen=True)
@@ -137,17 +141,7 @@ def run(*words: str) -> str:
         ) from error
     if done.returncode != 0:
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        raise InputError(
-            f"{words[0]}: {said}",
-            *(
-                ("a cluster that takes it", "Mend --slurm-template; what was submitted before stays so.")
-                if words[0] == "sbatch"
-                else (
-                    "a cluster that answers",
-                    "Run it on a node that reaches Slurm's controller, or with --launcher accelerate.",
-                )
-            ),
-        )
+        raise InputError(f"{words[0]}: {said}", "a cluster that answers and takes it", NEXT[words[0]])
     return done.stdout
 
 
