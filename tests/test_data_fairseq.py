@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from hf_lskd.data.fairseq_binary import read_side
+from hf_lskd.data.fairseq_dictionary import joined
 from hf_lskd.data.parallel import load_parallel
 from hf_lskd.data.tokenizer import set_languages
 from hf_lskd.data.translation import TranslationDataset
@@ -99,6 +100,18 @@ def test_kept_pieces_and_a_converted_tokenizer_give_the_very_ids(tmp_path: Path)
     found = load_parallel(block(source, subwords="kept"))
     rows = TranslationDataset(found.train, tokenizer, max_length=9).rows
     assert rows == list(zip(ROWS["en"], ROWS["de"]))
+
+
+def test_scores_of_kept_pieces_are_of_whole_words(tmp_path: Path) -> None:
+    """What a model says has its words joined: beside references in pieces a perfect translation would score as a bad one."""
+    source = data_bin(tmp_path / "bin")
+    convert_fairseq(checkpoint(source), tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    found = load_parallel(block(source, subwords="kept"))
+    said = tokenizer.batch_decode(ROWS["de"], skip_special_tokens=True)
+    assert said == [joined(text, found.pieces) for text in found.train.targets] == ["widest", "loer , lower", "we"]
+    assert said != list(found.train.targets)
+    assert load_parallel(block(source)).pieces == ""
 
 
 def test_a_converted_tokenizer_is_of_one_pair_and_forces_no_language(tmp_path: Path) -> None:
