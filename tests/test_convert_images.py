@@ -31,7 +31,7 @@ def lively(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr, operator]
-            module.running_var.uniform_(0.01, 0.5)  # type: ignore[union-attr, operator]
+            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr, operator]
     for name, value in model.named_parameters():
         if "layer_scale" in name or name.endswith("gamma"):
             value.data.normal_(0, 0.5)

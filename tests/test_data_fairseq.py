@@ -8,17 +8,31 @@ import pytest
 from transformers import AutoTokenizer
 
 from hf_lskd.data.fairseq_binary import read_side
+from hf_lskd.data.fairseq_dictionary import joined
 from hf_lskd.data.parallel import load_parallel
 from hf_lskd.data.tokenizer import set_languages
 from hf_lskd.data.translation import TranslationDataset
 from hf_lskd.errors import InputError
 from hf_lskd.hub.from_fairseq import convert_fairseq
+from hf_lskd.metrics import score_translations
 from hf_lskd.models.sequence import begin_in_language, load_trained_seq2seq
+from hf_lskd.recipe import parse_recipe
 from hf_lskd.recipe_data import read_data
 from hf_lskd.recipe_yaml import Document, Problems
+from hf_lskd.study.grid import cells
+from hf_lskd.tasks.translation import Translation
 from tests.tiny_fairseq import CODES, TOKENS, checkpoint, dictionaries
 
 END = 2
+RECIPE = """
+name: kept
+task: translation
+data: {{source: fairseq, path: {source}, source_lang: en, target_lang: de, subwords: kept, tokenizer: {model}, max_length: 9}}
+training: {{max_tokens: 99, max_steps: 1}}
+teacher: {{model: {model}, pretrained: true}}
+students: [{{name: student, model: {model}}}]
+grid: {{label_smoothing: [0], temperature: [1], seed: [0]}}
+"""
 ROWS = {
     "en": [[4, 6, 7, END], [11, END], [3, 4, 5, END]],
     "de": [[14, 15, END], [4, 8, 11, 10, END], [6, END]],
@@ -99,6 +113,25 @@ def test_kept_pieces_and_a_converted_tokenizer_give_the_very_ids(tmp_path: Path)
     found = load_parallel(block(source, subwords="kept"))
     rows = TranslationDataset(found.train, tokenizer, max_length=9).rows
     assert rows == list(zip(ROWS["en"], ROWS["de"]))
+
+
+def test_scores_of_kept_pieces_are_of_whole_words(tmp_path: Path) -> None:
+    """What a model says has its words joined: beside references in pieces a perfect translation would score as a bad one."""
+    source = data_bin(tmp_path / "bin")
+    convert_fairseq(checkpoint(source), tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    found = load_parallel(block(source, subwords="kept"))
+    said = tokenizer.batch_decode(ROWS["de"], skip_special_tokens=True)
+    assert said == [joined(text, found.pieces) for text in found.train.targets] == ["widest", "loer , lower", "we"]
+    assert said != list(found.train.targets)
+    assert load_parallel(block(source)).pieces == ""
+    recipe = parse_recipe(RECIPE.format(source=source, model=tmp_path / "model"))
+    task = Translation(recipe)
+    cell = cells(recipe)[0]
+    copy = task.output(task.reader(cell, tmp_path / "model"), tmp_path)["translation"]["copy"]
+    sides = [[joined(text, "subword_nmt") for text in side] for side in (found.train.sources, found.train.targets)]
+    assert copy["chrf"] == score_translations(*sides, target_lang="de").chrf
+    assert copy["chrf"] != score_translations(found.train.sources, found.train.targets, target_lang="de").chrf
 
 
 def test_a_converted_tokenizer_is_of_one_pair_and_forces_no_language(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_lskd.data.fairseq_dictionary import EOS, JOINER, UNKNOWN, read_dictionary
+from hf_lskd.data.fairseq_dictionary import EOS, UNKNOWN, joined, pieces_of, read_dictionary
 from hf_lskd.data.pairs import Pairs, ParallelSource
 from hf_lskd.data.text_files import checked, counted, shared_sources
 from hf_lskd.errors import InputError
@@ -65,6 +65,7 @@ def load_fairseq(data: Mapping[str, Any]) -> ParallelSource:
 
     train, validation = pairs("train"), pairs("valid")
     test = pairs("test") if is_there(folder, "test", languages) else None
+    pieces = pieces_of(tokens[1]) if data["subwords"] == "kept" else ""
     read = len(train) + len(validation) + len(test or ())
     facts = {
         "corpus": "fairseq's binarised text",
@@ -73,7 +74,7 @@ def load_fairseq(data: Mapping[str, Any]) -> ParallelSource:
         **counted(read, train, validation, test, {}),
         **shared_sources(train, validation, test),
     }
-    return ParallelSource(train, validation, *languages, test, facts, tokenised=data["tokenised"])
+    return ParallelSource(train, validation, *languages, test, facts, tokenised=data["tokenised"], pieces=pieces)
 
 
 def is_there(folder: Path, split: str, languages: Sequence[str]) -> bool:
@@ -178,9 +179,4 @@ def packed(data: bytes, width: np.dtype, sizes: np.ndarray, pointers: np.ndarray
 
 def text_of(row: Sequence[int], known: Sequence[str], subwords: str, where: str) -> str:
     """The sentence of token ids, its pieces joined as `subwords` says."""
-    words = " ".join(known[token] for token in row)
-    if subwords == "subword_nmt":
-        words = f"{words} ".replace(f"{JOINER} ", "").rstrip()
-    elif subwords == "sentencepiece":
-        words = words.replace(" ", "").replace("▁", " ").strip()
-    return checked(words, where)
+    return checked(joined(" ".join(known[token] for token in row), subwords), where)

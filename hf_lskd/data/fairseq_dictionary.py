@@ -1,6 +1,7 @@
 """fairseq's dictionary, `dict.LANG.txt`: a token and its count a line, behind four tokens that are always there."""
 
 import codecs
+from collections.abc import Sequence
 from pathlib import Path
 
 from hf_lskd.data.text_files import read_bytes
@@ -46,3 +47,17 @@ def token_of(line: str, where: str) -> str:
     if not token or not count.removeprefix("-").isdecimal():
         raise InputError(f"{where}: {line[:60]!r}", "a token, a space and its count")
     return token
+
+
+def joined(text: str, pieces: str) -> str:
+    """A text whose pieces stand apart as words: marked by `@@` for `subword_nmt`, by what lacks `▁` for `sentencepiece`."""
+    if pieces == "subword_nmt":
+        return f"{text} ".replace(f"{JOINER} ", "").rstrip()
+    return text.replace(" ", "").replace("▁", " ").strip() if pieces == "sentencepiece" else text
+
+
+def pieces_of(tokens: Sequence[str]) -> str:
+    """How the words of a dictionary are cut, by its tokens: `subword_nmt`, `sentencepiece`, or empty for whole words."""
+    if any(token.endswith(JOINER) for token in tokens):
+        return "subword_nmt"
+    return "sentencepiece" if any("▁" in token for token in tokens) else ""

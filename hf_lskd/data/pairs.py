@@ -28,7 +28,8 @@ class ParallelSource:
     """The splits of one parallel corpus. `test` None: the source has only a validation split, which is judged on.
 
     `facts` is what a report says of the data (versions, preparation, how many pairs were left out and why). `tokenised`: the
-    texts are Moses tokens, lower-cased and escaped.
+    texts are Moses tokens, lower-cased and escaped. `pieces`: how words are cut in them (`subword_nmt`, `sentencepiece`), empty
+    where they are whole; scores are of whole words.
     """
 
     train: Pairs
@@ -38,6 +39,7 @@ class ParallelSource:
     test: Pairs | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     tokenised: bool = False
+    pieces: str = ""
 
     @property
     def held_out(self) -> Pairs:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_lskd.data.fairseq_dictionary import EOS, JOINER, SPECIAL
+from hf_lskd.data.fairseq_dictionary import EOS, JOINER, SPECIAL, pieces_of
 from hf_lskd.data.text_files import lines_of
 from hf_lskd.errors import InputError
 
@@ -124,7 +124,7 @@ def cut_text_tokenizer(tokens: Sequence[str], positions: int) -> Any:
     backend = Tokenizer(WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=unknown))
     backend.pre_tokenizer = WhitespaceSplit()
     backend.post_processor = TemplateProcessing(single=f"$A {eos}", special_tokens=[(eos, EOS)])
-    if any("▁" in token for token in tokens) and not any(token.endswith(JOINER) for token in tokens):
+    if pieces_of(tokens) == "sentencepiece":
         backend.decoder = decoders.Metaspace()  # sentencepiece's mark of a word's beginning
     else:
         ends = decoders.Replace(Regex(rf"(?<!{JOINER})\z"), " ")

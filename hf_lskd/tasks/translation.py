@@ -17,6 +17,7 @@ from transformers import PrinterCallback
 
 from hf_lskd.analysis.semantics import SimilarSets, sets_from_embeddings
 from hf_lskd.arguments import Seq2SeqDistillationArguments
+from hf_lskd.data.fairseq_dictionary import joined
 from hf_lskd.data.pairs import Pairs
 from hf_lskd.data.parallel import load_parallel
 from hf_lskd.data.token_batches import Seq2SeqCollator, TokenBatchSampler
@@ -281,7 +282,10 @@ class Translation(Task):
         write_lines(folder / TRANSLATIONS, lines)
         language = self.source.target_lang
         score_of = partial(score_translations, target_lang=language, tokenised=self.source.tokenised)
-        score, copy = score_of(texts, pairs.targets), score_of(pairs.sources, pairs.targets)
+        sources, targets = (
+            [joined(text, self.source.pieces) for text in side] for side in (pairs.sources, pairs.targets)
+        )
+        score, copy = score_of(texts, targets), score_of(sources, targets)
         names = ("bleu", "chrf", "bleu_tok_lc", "length_ratio", "repetition_rate")
         return {
             "metrics": {
