@@ -45,6 +45,21 @@ def check_sharding(asked: str | None, came_up: bool, channels_last: bool) -> Non
         )
 
 
+def check_tied(model: nn.Module) -> None:
+    """Raise InputError for a model that FSDP2 cannot cut: one with a tensor under several names, unless it is input and output
+    embedding alone. accelerate 1.15 puts these two into a group of their own, and torch 2.13 lets no other group have the tensor.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for shared in names.values():
+        if len(shared) > 2:
+            raise InputError(
+                f"{type(model).__name__} under FSDP, whose {shared[0]} is also {' and '.join(shared[1:])}",
+                "a model whose encoder has an embedding of its own, or DDP (recipes/accelerate/ddp_8.yaml)",
+            )
+
+
 def check_teacher_whole(zero_stage: int | None) -> None:
     """Raise InputError for a teacher under DeepSpeed's ZeRO stage 3, which cuts each model to parts as it is loaded."""
     if zero_stage == 3:
