@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from hf_lskd.errors import InputError
 
@@ -21,11 +20,14 @@ def launched_with() -> str | None:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether this process holds a part of the model's weights only: FSDP's, or DeepSpeed's at ZeRO stage 3."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
+    """Whether this process holds a part of the model's weights only: FSDP's, or DeepSpeed's at ZeRO stage 3.
 
-    parts = any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters())
-    return parts or any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+    FSDP2 may hold the whole for a moment, after a forward pass: its modules tell it all the same.
+    """
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    cut = any(isinstance(module, FullyShardedDataParallel | FSDPModule) for module in model.modules())
+    return cut or any(hasattr(p, "ds_id") for p in model.parameters())
 
 
 def check_sharding(asked: str | None, came_up: bool, channels_last: bool) -> None:
