@@ -30,7 +30,7 @@ from hf_lskd.penultimate import (
     takes_images_by_name,
 )
 from hf_lskd.pushing import PushMixin
-from hf_lskd.sharding import check_sharding, check_teacher_whole, launched_with, zero_stage
+from hf_lskd.sharding import check_sharding, check_teacher_whole, check_tied, launched_with, zero_stage
 from hf_lskd.stock import EpochCallback, LeanSteps, SmoothingHidden, as_stock_outputs
 from hf_lskd.teacher import IMAGES, Teacher, check_classes, check_separate, logits_of, prepare_teacher
 from hf_lskd.teacher_accuracy import report_teacher
@@ -188,6 +188,8 @@ class DistillationMixin(PushMixin, LeanSteps, Stock):
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         asked = launched_with() or ("FSDP" if self.args.fsdp else None)
         check_sharding(asked, sharded, getattr(self.args, "channels_last", False))
+        if self.is_fsdp_enabled:
+            check_tied(self.model)
         if self._ema is not None and sharded:
             refuse_whole("model_ema")
         if self.teacher is not None:

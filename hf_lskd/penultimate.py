@@ -65,7 +65,8 @@ def penultimate_batches(trainer: Any, dataset: Any = None) -> Iterator[Penultima
     if is_sharded(trainer.model):
         refuse_whole("the penultimate pass")
     model = trainer.accelerator.unwrap_model(trainer.model)
-    model.to(trainer.args.device)  # which a trainer leaves undone where it may be asked to train in parts
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        model.to(trainer.args.device)  # which a trainer leaves undone there
     by_name = takes_images_by_name(model)
     reading = reading_decoder if is_encoder_decoder(model) else models.reading_classifier
     training = [module for module in model.modules() if module.training]  # some may be frozen in eval mode

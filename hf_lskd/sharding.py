@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from hf_lskd.errors import InputError
 
@@ -21,11 +20,14 @@ def launched_with() -> str | None:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether this process holds a part of the model's weights only: FSDP's, or DeepSpeed's at ZeRO stage 3."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
+    """Whether this process holds a part of the model's weights only: FSDP's, or DeepSpeed's at ZeRO stage 3.
 
-    parts = any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters())
-    return parts or any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+    FSDP2 may hold the whole for a moment, after a forward pass: its modules tell it all the same.
+    """
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    cut = any(isinstance(module, FullyShardedDataParallel | FSDPModule) for module in model.modules())
+    return cut or any(hasattr(p, "ds_id") for p in model.parameters())
 
 
 def check_sharding(asked: str | None, came_up: bool, channels_last: bool) -> None:
@@ -43,6 +45,21 @@ def check_sharding(asked: str | None, came_up: bool, channels_last: bool) -> Non
         raise InputError(
             "channels_last under FSDP, which takes contiguous weights only", "switches: {channels_last: false}, or DDP"
         )
+
+
+def check_tied(model: nn.Module) -> None:
+    """Raise InputError for a model that FSDP2 cannot cut: one with a tensor under several names, unless it is input and output
+    embedding alone. accelerate 1.15 puts these two into a group of their own, and torch 2.13 lets no other group have the tensor.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for shared in names.values():
+        if len(shared) > 2:
+            raise InputError(
+                f"{type(model).__name__} under FSDP, whose {shared[0]} is also {' and '.join(shared[1:])}",
+                "a model whose encoder has an embedding of its own, or DDP (recipes/accelerate/ddp_8.yaml)",
+            )
 
 
 def check_teacher_whole(zero_stage: int | None) -> None:

@@ -43,7 +43,7 @@ def watched(kind: type, found: list[dict[str, Any]]) -> None:
         self.add_callback(watch)
         result = original(self, *args, **kwargs)
         logs = [entry for entry in self.state.log_history if "loss" in entry or "eval_loss" in entry]
-        parts = sum(p.to_local().numel() for p in self.model.parameters() if isinstance(p, DTensor))
+        parts = sum(p.to_local().numel() for p in self.model.state_dict().values() if isinstance(p, DTensor))
         found.append(
             {
                 "world": self.accelerator.num_processes,

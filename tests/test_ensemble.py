@@ -258,6 +258,31 @@ def test_a_student_run_alone_with_all_teachers_is_the_studys(page: dict[str, Any
         assert alone[key] == record(done, name)[key], key
 
 
+def test_a_student_is_trained_by_every_teacher_and_by_the_recipes_kind_of_ensemble(
+    page: dict[str, Any], done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    original = DistillationTrainer.__init__
+
+    def note(self: Any, model: Any, args: Any, *rest: Any, teacher_model: Any = None, **kwargs: Any) -> None:
+        seen.append((teacher_model, args.kd_ensemble_of))
+        original(self, model, args, *rest, teacher_model=teacher_model, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "__init__", note)
+    command = [
+        "train",
+        str(dump(page, tmp_path / "r.yaml")),
+        "--set",
+        "teacher.ensemble_of=logits",
+        "--role",
+        "student",
+    ]
+    taught_by = [str(done / "cells" / teacher) for teacher in TRAINED]
+    assert main([*command, "--teacher", *taught_by, "--output-dir", str(tmp_path / "student")]) == 0
+    models = [f"{folder}/model" for folder in taught_by]
+    assert [one for one in seen if one[0] is not None] == [(models, "logits")]
+
+
 def test_teachers_that_do_not_belong_together_are_refused(
     page: dict[str, Any], done: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from hf_lskd import DistillationTrainer, InputError
-from hf_lskd.sharding import check_sharding, check_teacher_whole, is_sharded, launched_with, whole_model
+from hf_lskd.sharding import check_sharding, check_teacher_whole, check_tied, is_sharded, launched_with, whole_model
 from hf_lskd.tasks.image_classification import fused_sgd
 from tests.conftest import Examples, tiny
+from tests.tiny_seq2seq import tiny_seq2seq
 
 Make = Callable[..., Any]
 
@@ -67,6 +69,16 @@ def test_a_teacher_is_checked_against_the_stage_that_deepspeed_came_up_with(
     monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", Plugin())
     with pytest.raises(InputError, match="a teacher under DeepSpeed ZeRO stage 3"):
         trainer._take_teacher(tiny(seed=2))
+
+
+def test_an_encoder_decoder_whose_parts_share_an_embedding_is_refused_by_the_names_of_it() -> None:
+    match = r"MarianMTModel under FSDP, whose model\.shared\.weight is also model\.encoder.*ddp_8\.yaml"
+    with pytest.raises(InputError, match=match):
+        check_tied(tiny_seq2seq("marian", 1))
+    check_tied(tiny(seed=1))
+    two = torch.nn.Sequential(torch.nn.Embedding(3, 2), torch.nn.Linear(2, 3, bias=False))
+    two[1].weight = two[0].weight  # a language model's input and output: accelerate keeps them together
+    check_tied(two)
 
 
 def test_a_whole_model_is_the_trainers_own(arguments: Make) -> None:
