@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import has_length
 
 from hf_lskd import losses, models, schedule
 from hf_lskd.arguments import PROBABILITIES, check_distillation
 from hf_lskd.caching import take_cache
+from hf_lskd.checkpoints import Checkpoints
 from hf_lskd.clock import SaveByClock
 from hf_lskd.ema import EmaCallback
 from hf_lskd.errors import InputError
-from hf_lskd.models.checkpoint import load_renamed
+from hf_lskd.evaluation import Evaluation
 from hf_lskd.penultimate import (
     EXAMPLE_ID,
     PenultimateBatch,
@@ -31,27 +32,19 @@ from hf_lskd.penultimate import (
 )
 from hf_lskd.pushing import PushMixin
 from hf_lskd.sharding import check_sharding, check_teacher_whole, check_tied, launched_with, zero_stage
-from hf_lskd.stock import EpochCallback, LeanSteps, SmoothingHidden, as_stock_outputs
+from hf_lskd.stock import EpochCallback, LeanSteps, SmoothingHidden, Stock, as_stock_outputs
 from hf_lskd.teacher import IMAGES, Teacher, check_classes, check_separate, logits_of, prepare_teacher
 from hf_lskd.teacher_accuracy import report_teacher
 
 if TYPE_CHECKING:
     from hf_lskd.analysis.statistics import ClassStatistics
 
-    class Stock(Trainer):  # what the mixin may rely on; at run time the subclass brings its own stock trainer
-        args: Any
-        model: Any
-        _signature_columns: Any
-
-else:
-    Stock = object
-
 logger = logging.getLogger(__name__)
 
 LOGGED = ("hard_loss", "soft_loss", "target_entropy", "agreement")
 
 
-class DistillationMixin(PushMixin, LeanSteps, Stock):
+class DistillationMixin(PushMixin, LeanSteps, Evaluation, Checkpoints, Stock):
     """What image and sequence trainers share; put it before a `transformers.Trainer` class.
 
     Differences from the stock trainer, all deliberate:
@@ -360,50 +353,6 @@ class DistillationMixin(PushMixin, LeanSteps, Stock):
             self._logged_steps = 0
         super().log(logs, *args, **kwargs)
 
-    # ---- Evaluation
-
-    def prediction_step(
-        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> Any:
-        if not isinstance(inputs, Mapping) or inputs.get("labels") is not None:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        unlabelled = {key: value for key, value in inputs.items() if key not in (EXAMPLE_ID, "labels")}
-        if takes_images_by_name(self.model):
-            return super().prediction_step(model, unlabelled, prediction_loss_only, ignore_keys)
-        with torch.no_grad():
-            logits = logits_of(forward(model, self._prepare_inputs(unlabelled), by_name=False))
-        return None, None if prediction_loss_only else logits, None
-
-    def evaluation_loop(
-        self,
-        dataloader: Any,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> Any:
-        self._eval_rows = []
-        if self._ema is not None:
-            self._ema.swap_in()
-        try:
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-            if self._eval_rows and output.metrics is not None:
-                nll, items = torch.cat(self._eval_rows).double().sum(0).tolist()
-                output.metrics[f"{metric_key_prefix}_nll"] = nll / max(items, 1)
-        finally:
-            self._eval_rows = None
-            if self._ema is not None:
-                self._ema.swap_out()
-        return output
-
-    def _note_rows(self, logits: Tensor, labels: Tensor) -> None:
-        """Per-example negative log-likelihoods of this batch, from all processes, the padded tail dropped."""
-        assert self._eval_rows is not None
-        rows = losses.nll_rows(logits.detach(), labels)
-        self._eval_rows.append(self.accelerator.gather_for_metrics(rows))
-
     # ---- The penultimate layer
 
     def penultimate(self, dataset: Any = None) -> Iterator[PenultimateBatch]:
@@ -444,28 +393,3 @@ class DistillationMixin(PushMixin, LeanSteps, Stock):
             # after a resume, which would shift every later dropout mask; such a data set needs no worker's seed.
             loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
         return loader
-
-    # ---- Checkpoints
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        super().save_model(output_dir, _internal_call)
-        if self._ema is not None and _internal_call and output_dir is not None:
-            self._ema.save(output_dir)  # before trainer_state.json, which marks a checkpoint as complete
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()  # each process writes one; trainer_state.json, which comes next, says they are all there
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not self._load_renamed(resume_from_checkpoint, model):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self._ema is not None:
-            self._ema.load(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        if not self._load_renamed(str(self.state.best_model_checkpoint)):
-            super()._load_best_model()
-
-    def _load_renamed(self, folder: str, model: nn.Module | None = None) -> bool:
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return not sharded and load_renamed(self.model if model is None else model, folder)

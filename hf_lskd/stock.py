@@ -1,10 +1,20 @@
 """What the stock trainer's own code needs to hear so that it goes well with our loss."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+if TYPE_CHECKING:
+
+    class Stock(Trainer):  # what a mixin may rely on; at run time the subclass brings its own stock trainer
+        args: Any
+        model: Any
+        _signature_columns: Any
+
+else:
+    Stock = object
 
 
 class LeanSteps:

@@ -11,13 +11,12 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import yaml
+from tests.hub_metadata import metadata_errors
 
 LFS_PATTERNS = (
     "*.safetensors",
@@ -35,16 +34,6 @@ LFS_PATTERNS = (
 ATTRIBUTES = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in LFS_PATTERNS).encode()
 WRITER, READER, NOBODY = ("hf_" + letter * 34 for letter in "WRN")  # tokens; the last is not the Hub's
 MOST_REGULAR = 10 * 2**20
-LICENSES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "bsd-3-clause", "openrail", "other", "unknown"}
-PIPELINES = {
-    "image-classification",
-    "translation",
-    "text-classification",
-    "image-feature-extraction",
-    "text-generation",
-}
-RELATIONS = {"adapter", "merge", "quantized", "finetune"}
-MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 
 
@@ -279,61 +268,9 @@ def is_lfs(path: str, size: int, sample: bytes) -> bool:
     return b"\0" in sample
 
 
-# ---- Metadata of a card, as the Hub checks it
-
-
 def refuse_metadata(text: str) -> None:
     if errors := metadata_errors(text)[0]:
         raise Refused(400, "Invalid metadata in README.md", body={"errors": [{"message": e} for e in errors]})
-
-
-def metadata_errors(text: str) -> tuple[list[str], list[str]]:
-    """(errors, warnings) of a card's front matter."""
-    found = re.match(r"---\r?\n(.*?)\r?\n---(\r?\n|$)", text, flags=re.DOTALL)
-    if not found:
-        return [], ["empty or missing yaml metadata in repo card"]
-    try:
-        page = yaml.safe_load(found.group(1))
-    except yaml.YAMLError as error:
-        return [f"invalid YAML: {error}"], []
-    if not isinstance(page, dict):
-        return ["metadata must be a mapping"], []
-    checks: dict[str, Callable[[Any], bool]] = {
-        "license": lambda v: v in LICENSES,
-        "pipeline_tag": lambda v: v in PIPELINES,
-        "library_name": lambda v: isinstance(v, str),
-        "base_model": lambda v: all(isinstance(x, str) and MODEL_ID.fullmatch(x) for x in as_list(v)),
-        "base_model_relation": lambda v: v in RELATIONS,
-        "datasets": lambda v: all(isinstance(x, str) and MODEL_ID.fullmatch(x) for x in as_list(v)),
-        "metrics": lambda v: all(isinstance(x, str) for x in as_list(v)),
-        "tags": lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v),
-        "language": lambda v: all(isinstance(x, str) and re.fullmatch(r"[a-z]{2,3}(-\w+)?", x) for x in as_list(v)),
-        "model-index": is_model_index,
-    }
-    return [f'"{key}" is not valid' for key, good in checks.items() if key in page and not good(page[key])], []
-
-
-def as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def is_model_index(value: Any) -> bool:
-    """name; results of task.type, dataset.type and dataset.name, and metrics of type and value."""
-    try:
-        for model in value:
-            assert isinstance(model["name"], str)
-            assert model["results"]
-            for result in model["results"]:
-                assert isinstance(result["task"]["type"], str)
-                assert isinstance(result["dataset"]["type"], str)
-                assert isinstance(result["dataset"]["name"], str)
-                assert result["metrics"]
-                assert all(
-                    isinstance(m["type"], str) and isinstance(m["value"], int | float | str) for m in result["metrics"]
-                )
-    except (AssertionError, KeyError, TypeError):
-        return False
-    return True
 
 
 # ---- HTTP

@@ -1,7 +1,5 @@
 """Checkpoints by the clock: when they are due, that they cost no look a step, and that a run resumed from one misses nothing."""
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +10,8 @@ from transformers import TrainerControl
 from hf_lskd.clock import SaveByClock
 from hf_lskd.errors import InputError
 from tests.conftest import assert_same_weights, weights
+from tests.pairs import run_pair
 from tests.resume_run import StopAfter, StoppedError, make_trainer
-from tests.test_processes import ROOT, environment, finished, free_port
 
 PACE = 10.0  # seconds a step, by the clock of these tests
 SETTINGS: dict[str, Any] = {"save_strategy": "no", "save_minutes": 4 * PACE / 60, "eval_strategy": "epoch"}
@@ -92,17 +90,7 @@ def test_minutes_are_above_zero(minutes: float, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_processes_with_clocks_of_their_own_write_whole_checkpoints_at_the_same_steps(tmp_path: Path) -> None:
     """Rank 1's clock stands still, and its share of a checkpoint takes long: see tests/clock_run.py."""
-    port, ranks = str(free_port()), []
-    for rank in "01":
-        variables = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}
-        variables = environment(**variables, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        command = [sys.executable, "-m", "tests.clock_run", str(tmp_path)]
-        ranks.append(
-            subprocess.Popen(
-                command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        )
-    finished(ranks)
+    run_pair("tests.clock_run", tmp_path)
     assert checkpoints(tmp_path) == [2, 4]
     both = "rng_state_0.pth rng_state_1.pth"
     assert (tmp_path / "rank0.txt").read_text().splitlines() == [f"2 {both}", f"4 {both}"]

@@ -13,6 +13,7 @@ from hf_lskd.data.fairseq_dictionary import read_dictionary
 from hf_lskd.errors import InputError
 from hf_lskd.hub.fairseq_tokenizer import read_codes
 from hf_lskd.hub.from_fairseq import convert_fairseq
+from hf_lskd.models.weights_file import read_checkpoint
 from tests.tiny_fairseq import CODES, TOKENS, Slow, checkpoint, dictionaries, settings, state
 
 PRE = {"encoder_normalize_before": True, "decoder_normalize_before": True}
@@ -166,7 +167,7 @@ def test_other_variants_are_refused_by_name(other: dict[str, Any], why: str, tmp
 
 def test_weights_and_dictionaries_that_do_not_fit_are_named(tmp_path: Path) -> None:
     source = given(tmp_path / "theirs")
-    whole = torch.load(source, weights_only=False)
+    whole = read_checkpoint(source)
 
     def of(**changed: Any) -> str:
         torch.save({**whole, **changed}, tmp_path / "theirs" / "changed.pt")

@@ -44,8 +44,9 @@ LAYOUT = [
     {"losses", "paper"},
     {"errors"},
 ]
-FAMILIES = {"cli_publish": "cli", "card_data": "card", "card_facts": "card", "card_tables": "card", "card_words": "card",
-            "losses_blocked": "losses", "losses_rows": "losses", "pushing": "trainer", "clock": "trainer",
+FAMILIES = {"evaluation": "trainer", "checkpoints": "trainer",
+            "cli_publish": "cli", "card_data": "card", "card_facts": "card", "card_tables": "card", "card_words": "card",
+            "losses_blocked": "losses", "losses_rows": "losses", "pushing": "trainer",  "clock": "trainer",
             "translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",
             "ema": "trainer", "schedule": "trainer", "penultimate": "trainer", "stock": "trainer", "teacher_accuracy": "trainer",
             "teacher_pass": "trainer", "sharding": "trainer", "shared": "trainer", "caching": "trainer",

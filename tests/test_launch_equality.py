@@ -23,7 +23,7 @@ from hf_lskd.recipe import recipe_from_dict
 from hf_lskd.record import Cell
 from hf_lskd.tasks import open_task
 from tests.conftest import assert_same_weights
-from tests.test_processes import finished, free_port
+from tests.pairs import finished, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +110,7 @@ def launched(folder: Path, where: str) -> list[dict[str, Any]]:
         both = [*start, str(CONFIGS / "two_machines.yaml"), "--num_processes", "2", "--main_process_port", port]
         launchers = [[*both, "--machine_rank", rank] for rank in "01"]
     finished([started(folder, 2, launcher, where == "in parts") for launcher in launchers])
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 def cells_of(where: str) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list
     """Folder and findings of one process, and of two: on one machine, on two, and with the student in two parts (FSDP)."""
     alone = tmp_path_factory.mktemp("alone")
     finished([started(alone, 1, [])])
-    found = {"alone": (alone, [torch.load(alone / "rank0.pt", weights_only=False)])}
+    found = {"alone": (alone, [torch.load(alone / "rank0.pt", weights_only=True)])}
     for where in PLACES:
         folder = tmp_path_factory.mktemp(where.replace(" ", "_"))
         found[where] = (folder, launched(folder, where))

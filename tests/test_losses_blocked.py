@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_lskd import distillation_kl, distillation_loss, label_smoothed_cross_entropy
+from hf_lskd import distillation_kl, distillation_loss, label_smoothed_cross_entropy, losses_blocked
 from hf_lskd.losses import Mixture, distillation_terms, plain_terms
 from hf_lskd.losses_blocked import applies
 from hf_lskd.losses_rows import MOST_ROWS
@@ -22,6 +22,12 @@ OPTIONS: list[dict[str, Any]] = [
     {"smoothing": 0.1},
     {"scale_student": False, "top_k": 4, "smoothing": 0.2},
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_size_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that small cases take the blocked pass, also without a teacher."""
+    monkeypatch.setattr(losses_blocked, "SMALL", 1)
 
 
 def draw(n: int = N, c: int = C, scale: float = 3.0, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
@@ -243,3 +249,15 @@ def test_the_same_logits_give_the_same_bits_wherever_they_lie_and_whatever_came_
     for shift in (0, 1, 3, 7):
         for one, other in zip(first, once(shift)):
             assert torch.equal(one, other)
+
+
+def test_without_a_teacher_small_batches_keep_torchs_own_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for n, blocked in ((losses_blocked.SMALL // C, False), (losses_blocked.SMALL // C + 1, True)):
+        student, teacher, labels = draw(n)
+        assert applies(student, None, labels) is blocked
+        assert applies(student, teacher, labels)
+    student, _, labels = draw(64, dtype=torch.float32)
+    assert torch.equal(
+        label_smoothed_cross_entropy(student, labels), torch.nn.functional.cross_entropy(student, labels)
+    )

@@ -1,7 +1,5 @@
 """Two processes come to what one comes to: the step, the log, the evaluation, the statistics, and a resumed run."""
 
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,63 +10,20 @@ import torch
 import torch.nn.functional as F
 
 from tests.conftest import VIT, assert_same_weights, tiny
+from tests.pairs import ROOT, environment, finished, free_port, read, run_pair
 from tests.process_run import STEPS, Masked, run
 
-ROOT = Path(__file__).parent.parent
 LOGGED = ("loss", "grad_norm", "hard_loss")
 WITH_TEACHER = ("soft_loss", "target_entropy", "agreement")
 SHARED = [name for name, settings in STEPS.items() if settings.get("average_tokens_across_devices", True)]
 LOCAL = [name for name in STEPS if name not in SHARED]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    quiet = {
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "ACCELERATE_USE_CPU": "true",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    return {**os.environ, "PYTHONPATH": path, **quiet, **more}
-
-
-def finished(processes: list[subprocess.Popen]) -> None:
-    """Wait for all; when one fails, end the others, which would wait for it, and show its last words."""
-    try:
-        ended = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, errors) in zip(processes, ended):
-        assert process.returncode == 0, errors[-3000:]
-
-
-def read(folder: Path) -> list[dict[str, Any]]:
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two plain python processes found."""
     folder = tmp_path_factory.mktemp("pair")
-    port = str(free_port())
-    processes = []
-    for rank in "01":
-        ranks = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}
-        variables = environment(**ranks, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        command = [sys.executable, "-m", "tests.process_run", str(folder)]
-        processes.append(
-            subprocess.Popen(
-                command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        )
-    finished(processes)
+    run_pair("tests.process_run", folder)
     return read(folder)
 
 

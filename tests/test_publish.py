@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from hf_lskd.card import render
 from hf_lskd.errors import InputError
 from hf_lskd.hub.publish import check_repo_id, check_revision
+from tests.hub_metadata import metadata_errors
 from tests.hub_run import CELL, OTHER, TEACHER
-from tests.hub_server import NOBODY, READER, WRITER, Hub, Refused, metadata_errors
+from tests.hub_server import NOBODY, READER, WRITER, Hub, Refused
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,7 +12,7 @@ from hf_lskd.card import render
 from hf_lskd.models.files import SHARED, shared_files
 from tests import tiny_seq2seq
 from tests.conftest import Examples, tiny
-from tests.hub_server import metadata_errors
+from tests.hub_metadata import metadata_errors
 
 
 def written(folder: Path) -> tuple[ModelCard, dict[str, Any]]:

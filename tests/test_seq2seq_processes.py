@@ -1,7 +1,5 @@
 """Two processes come to what one comes to: a translator's gradients, evaluation, decoder states and token batches."""
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -9,8 +7,8 @@ import pytest
 import torch
 
 from tests.conftest import assert_same_weights
+from tests.pairs import read, run_pair
 from tests.seq2seq_run import FIVE, MAX_TOKENS, STEPS, TOKEN_ROWS, run
-from tests.test_processes import ROOT, environment, finished, free_port, read
 from tests.tiny_seq2seq import off
 
 
@@ -18,21 +16,7 @@ from tests.tiny_seq2seq import off
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two plain python processes found."""
     folder = tmp_path_factory.mktemp("pair")
-    port = str(free_port())
-    processes = []
-    for rank in "01":
-        ranks = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.seq2seq_run", str(folder)],
-                cwd=ROOT,
-                env=environment(**ranks, MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    finished(processes)
+    run_pair("tests.seq2seq_run", folder)
     return read(folder)
 
 

@@ -155,7 +155,6 @@ def curve(trainer: Trainer) -> list[dict[str, float]]:
     ]
 
 
-UNSEEN = "k_proj.bias"  # attention does not see it: its gradient is rounding alone, which Adam blows up
 ACCUMULATED = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}
 
 
@@ -167,13 +166,12 @@ def test_replacing_the_trainer_changes_nothing(
     ours = example(DistillationTrainer, tmp_path / "ours", **more)
     assert len(curve(stock)) == 4 * STEPS + 4 + 1
     for expected, found in zip(curve(stock), curve(ours), strict=True):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)  # a rounding of the loss grows over the steps
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert ours.state.best_global_step == stock.state.best_global_step
     last = f"checkpoint-{ours.state.global_step}"
     theirs = weights(AutoModelForImageClassification.from_pretrained(tmp_path / "stock" / last))
     for key, value in weights(AutoModelForImageClassification.from_pretrained(tmp_path / "ours" / last)).items():
-        if not key.endswith(UNSEEN):
-            torch.testing.assert_close(value, theirs[key], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(value, theirs[key], rtol=1e-3, atol=1e-5)
     assert tuple(AutoImageProcessor.from_pretrained(tmp_path / "ours").image_mean) == (0.3, 0.3, 0.3)
 
 

@@ -110,7 +110,11 @@ def convert(model: Any, tokenizer: Any, words: list[str], work: Path, precision:
             spec.validate()
             spec.optimize(quantization=None if precision == PLAIN else precision)
             spec.save(str(work))
-    except (KeyError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (
+        KeyError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # what its converter raises for shapes and names that it does not know
         raise InputError(f"CTranslate2 cannot hold this model ({first_line(error)})", "a plain Marian model") from error
 
 

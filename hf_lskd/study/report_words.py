@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hf_lskd.card_tables import number
 from hf_lskd.study.report_folder import Key, Setting, read_study
 from hf_lskd.study.report_numbers import (
     Best,
@@ -35,16 +36,6 @@ class Answer:
     basis: str
     badge: str
     kinds: frozenset[str] = frozenset()
-
-
-def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
-    """The value with a true minus and never "−0.0"; an en dash where there is none."""
-    if value is None:
-        return "–"
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    if not text.strip("+-0."):
-        text = text.lstrip("+-")
-    return text.replace("-", "−")
 
 
 def uncertain(estimate: Estimate | None, digits: int = 1, *, sign: bool = False) -> str:
