@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from hf_lskd.cli import main
 from hf_lskd.trainer import DistillationTrainer
-from tests.tiny_study import changed, dump, fork, values, write_idx, write_images
+from tests.tiny_study import changed, dump, finished_study, fork, values, write_idx, write_images
 
 HEAVY = ("torch", "transformers", "timm", "datasets", "sklearn", "matplotlib")
 Capture = pytest.CaptureFixture[str]
@@ -37,10 +36,7 @@ def recipe(images: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def done(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    torch.set_num_threads(1)
-    assert main(["study", str(dump(recipe, folder / "recipe.yaml")), "--output-dir", str(folder / "run")]) == 0
-    return folder / "run"
+    return finished_study(recipe, tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture

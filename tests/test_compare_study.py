@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from hf_lskd.cli import main
 from hf_lskd.paper import paper_pair
 from hf_lskd.study.compare import COMPARE, write_comparison
-from tests.tiny_study import changed, dump, values, write_images
+from tests.tiny_study import changed, dump, finished_study, values, write_images
 
 R18 = "cub200_resnet50_resnet18"
 
@@ -45,10 +44,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def done(page: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("beside")
-    torch.set_num_threads(1)
-    assert main(["study", str(dump(page, folder / "recipe.yaml")), "--output-dir", str(folder / "run")]) == 0
-    return folder / "run"
+    return finished_study(page, tmp_path_factory.mktemp("beside"))
 
 
 def without(done: Path, folder: Path, temperature: str) -> Path:

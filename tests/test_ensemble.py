@@ -25,7 +25,7 @@ from hf_lskd.teacher import ensemble_logits
 from tests.conftest import RESNET, VIT, Examples, tiny
 from tests.reference import slow_ensemble, slow_kl, slow_target_entropy, slow_target_gradient
 from tests.test_translation import SHAPE, pairs, recipe_of
-from tests.tiny_study import changed, dump, values, write_images
+from tests.tiny_study import changed, dump, finished_study, values, write_images
 
 SEEDS = (0, 1, 5)
 TRAINED = [f"teacher-a0.1-s{seed}" for seed in SEEDS]
@@ -125,10 +125,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def done(page: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ensemble")
-    torch.set_num_threads(1)
-    assert main(["study", str(dump(page, folder / "recipe.yaml")), "--output-dir", str(folder / "run")]) == 0
-    return folder / "run"
+    return finished_study(page, tmp_path_factory.mktemp("ensemble"))
 
 
 def record(folder: Path, name: str) -> dict[str, Any]:

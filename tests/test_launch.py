@@ -150,8 +150,10 @@ def test_a_process_group_ends_with_the_study_that_began_it(
     study = tmp_path / "two"
     recipe = page(tmp_path, training__max_steps=100_000)
     child = fork(["study", str(recipe), "--output-dir", str(study), *on_two])
-    until(lambda: len(processes(LAUNCHED, str(study))) == 3)  # the launcher and two ranks
-    os.kill(child, number)
+    try:
+        until(lambda: len(processes(LAUNCHED, str(study))) == 3)  # the launcher and two ranks
+    finally:  # also when this test is cut off: the study would go on for hours
+        os.kill(child, number)
     _, status = os.waitpid(child, 0)
     assert (os.WEXITSTATUS(status) == 130) if number == signal.SIGINT else os.WIFSIGNALED(status)
     until(lambda: processes(LAUNCHED, str(study)) == [])

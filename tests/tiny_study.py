@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from hf_lskd.cli import main
@@ -77,6 +78,13 @@ def changed(recipe: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 def dump(recipe: dict[str, Any], path: Path) -> Path:
     path.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
     return path
+
+
+def finished_study(recipe: dict[str, Any], folder: Path) -> Path:
+    """The folder of the recipe's study, made in `folder` on one thread, as every test's own study is."""
+    torch.set_num_threads(1)
+    assert main(["study", str(dump(recipe, folder / "recipe.yaml")), "--output-dir", str(folder / "run")]) == 0
+    return folder / "run"
 
 
 def bytes_of(folder: Path, *names: str) -> dict[str, bytes]:

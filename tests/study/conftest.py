@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from hf_lskd.cli import main
 from tests.study.files import Study
-from tests.tiny_study import changed, dump, values, write_images
+from tests.tiny_study import changed, dump, finished_study, values, write_images
 
 
 @pytest.fixture(scope="package")
@@ -31,10 +30,7 @@ def quick(recipe: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="package")
 def done(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study; tests that change it take a copy."""
-    folder = tmp_path_factory.mktemp("study")
-    torch.set_num_threads(1)
-    assert main(["study", str(dump(recipe, folder / "recipe.yaml")), "--output-dir", str(folder / "run")]) == 0
-    return folder / "run"
+    return finished_study(recipe, tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture
