@@ -6,15 +6,16 @@ hand. With q = softmax(z), q_τ = softmax(z/τ) where τ = T (Müller et al. 201
 
     ∂hard/∂z = (q − y_LS)/n        ∂soft/∂z = loss_scale · T²/τ · (q_τ − p)/n
 
-float32 inside for half-precision logits; what a row comes to is put together in float64. Exponentials are taken of the logits as they
-are, which no float32 softmax of logits within ±60 minds; where their sums leave that range, the pass is done again with each row's
-maximum taken off. Rows that still are not finite (a class ruled out by −inf, a model that diverged) get their numbers from the plain
-composition. The same input gives the same bits on the same number of threads.
+float32 inside for half-precision logits; what a row comes to is put together in float64. Exponentials are powers of two of
+factor·z + shift with factor = log2(e)/T, rounded once, and a row's shift such that its largest is 1: whatever the logits, nothing
+leaves the range, and the same factor and shift are taken off again in float64. Rows that are not finite (a class ruled out by −inf, a
+model that diverged) get their numbers from the plain composition. The same input gives the same bits on the same number of threads.
 """
 
 import math
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -23,16 +24,15 @@ from torch import Tensor
 from hf_lskd import losses
 from hf_lskd.losses import LossTerms, Mixture, Readings
 
-ELEMENTS = 2**17  # of a block; two buffers and a piece of the gradient are three times so many numbers, 1.5 MB
-MOST_ROWS = 128
-LEAST, MOST = 1e-12, 1e30  # sums of exponentials in between lose nothing that float32 would keep
+ELEMENTS = 2**18  # of a block; two buffers and a piece of the gradient are three times so many numbers, 3 MB
+MOST_ROWS = 256
+LOG2E = 1 / math.log(2)
 
 
-# What rows came to, by name. `total`: the sum of the student's exponentials at temperature 1, `heated`: at its own in the soft loss;
-# `top`, `teacher_top`: what was taken off the logits; `gold`: the label's logit; `logits`: the sum of all. With the teacher's
-# exponentials as weights, `apart`: Σ (teacher's logit − student's logit · T/τ), `energy`: Σ teacher's logit. `agrees`: 0 or 1.
+# What rows came to, by name. `total`: the sum of the student's exponentials at temperature 1, `heated`: at its own in the soft loss,
+# `taught`: the teacher's; each with the shift of its exponents. `gold`: the label's logit; `logits`: the sum of all. With the
+# teacher's exponentials as weights, `apart`: Σ (teacher's logit − student's logit · T/τ), `energy`: Σ teacher's logit. `agrees`: 0 or 1.
 Table = dict[str, Tensor]
-TOTALS = ("total", "heated", "teacher_total")
 
 
 class Batch(NamedTuple):
@@ -76,11 +76,8 @@ def blocked_pass(
         if batch.keep is not None:
             gradient.masked_fill_(~batch.keep.unsqueeze(1), 0.0)
     slopes = None if weights is None else slopes_of(mixture, weights, batch, kind)
-    table = over_blocks(batch, mixture, slopes, gradient, readings, shifted=False)
-    if table is None:
-        table = over_blocks(batch, mixture, slopes, gradient, readings, shifted=True)
-    assert table is not None
-    values = row_values(table, mixture, batch.student.shape[1])
+    table = over_blocks(batch, mixture, slopes, gradient, readings)
+    values = row_values(table, mixture, kind, batch.student.shape[1])
     sums = values.sum(1)
     if not math.isfinite(sum(sums.tolist())):
         repair(values, gradient, batch, mixture, weights)
@@ -131,101 +128,110 @@ def blocks(keep: Tensor | None, count: int, rows: int) -> Iterator[slice | Tenso
         yield slice(first, last + 1) if last - first == len(indices) - 1 else indices
 
 
+def names_of(batch: Batch, mixture: Mixture, readings: bool) -> list[str]:
+    """Which numbers of a row are asked for."""
+    names = [] if batch.teacher is None else ["heated", "heated_shift", "taught", "taught_shift", "apart"]
+    names += ["energy", "agrees"] if readings and batch.teacher is not None else []
+    names += [] if batch.labels is None else ["total", "total_shift", "gold"]
+    return names + (["logits"] if mixture.smoothing and batch.labels is not None else [])
+
+
 def over_blocks(
-    batch: Batch, mixture: Mixture, slopes: Slopes | None, gradient: Tensor | None, readings: bool, *, shifted: bool
-) -> Table | None:
-    """The numbers of all rows, block by block, and the gradient. None when exponentials of unshifted logits left their range."""
+    batch: Batch, mixture: Mixture, slopes: Slopes | None, gradient: Tensor | None, readings: bool
+) -> Table:
+    """The numbers of all items, `[items]` in float64, and the gradient, block by block."""
     count, classes = batch.student.shape
     kind = losses.upcast(batch.student[:0]).dtype
     rows = min(max(ELEMENTS // classes, 1), MOST_ROWS, count)
     buffers = scratch(rows, classes, kind)
-    found: list[Tensor] = []
-    names: tuple[str, ...] = ()
+    names = names_of(batch, mixture, readings)
+    numbers = torch.empty(len(names), count if batch.keep is None else int(batch.keep.sum()), 1, dtype=kind)
+    done = 0
     for which in blocks(batch.keep, count, rows):
         block = batch.rows(which)
         own = buffers[:, : len(block.student)]
         direct = gradient is not None and isinstance(which, slice) and gradient.dtype == kind
         out = gradient[which] if direct and gradient is not None else own[2]
-        seen = one_block(block, mixture, slopes, out, own, readings, shifted)
+        seen = dict(zip(names, numbers[:, done : done + len(block.student)].unbind()))
+        one_block(block, mixture, slopes, out, own, seen)
+        done += len(block.student)
         if gradient is not None and not direct:
             gradient[which] = out.to(gradient.dtype)
-        if not shifted and not found and not in_range(seen):
-            return None  # such logits come in herds: one block tells
-        found.append(torch.cat([*seen.values()], 1))
-        names = tuple(seen)
-    table: Table = dict(zip(names, torch.cat(found).double().unbind(1))) if found else {}
-    return table if shifted or len(found) < 2 or in_range(table) else None
-
-
-def in_range(table: Table) -> bool:
-    least, most = torch.stack([table[name] for name in TOTALS if name in table]).aminmax()
-    return bool(least > LEAST) and bool(most < MOST)
+    return dict(zip(names, numbers.squeeze(2).double().unbind()))
 
 
 class Exps(NamedTuple):
-    """exp((z − top)/T) of logits `[b, C]`; of each row the sum of these and top (None: 0), `[b, 1]`."""
+    """2^(factor·z + shift) of logits z `[b, C]`; of each row the sum of these and the shift, `[b, 1]`."""
 
     values: Tensor
     total: Tensor
-    top: Tensor | None
+    shift: Tensor
 
 
-def exps(z: Tensor, temperature: float, out: Tensor, shifted: bool) -> Exps:
-    top = z.amax(1, keepdim=True) if shifted else None
-    if top is not None:
-        z = torch.sub(z, top, out=out)
-    if temperature != 1:
-        z = torch.mul(z, 1 / temperature, out=out)
-    torch.exp(z, out=out)
-    return Exps(out, out.sum(1, keepdim=True), top)
+@lru_cache(64)
+def factor_of(temperature: float, kind: torch.dtype) -> float:
+    """log2(e)/T as a number of this kind."""
+    return float(torch.tensor(LOG2E / temperature, dtype=kind))
 
 
-def one_block(
-    block: Batch, mixture: Mixture, slopes: Slopes | None, out: Tensor, buffers: Tensor, readings: bool, shifted: bool
-) -> Table:
-    """The numbers of a block's rows, each `[b, 1]`; `out` `[b, C]` becomes the gradient, where `slopes` say what of."""
+def exps(z: Tensor, temperature: float, out: Tensor, seen: Table, name: str) -> Exps:
+    """A block's exponentials; what they come to is noted in `seen`."""
+    factor = factor_of(temperature, z.dtype)
+    total, shift = seen[name], seen[f"{name}_shift"]
+    torch.amax(z, 1, keepdim=True, out=shift).mul_(-factor)
+    torch.add(shift, z, alpha=factor, out=out).exp2_()
+    return Exps(out, torch.sum(out, 1, keepdim=True, out=total), shift)
+
+
+def squares(heated: Exps, out: Tensor, seen: Table) -> Exps:
+    """The exponentials at temperature 1 from those at 2."""
+    torch.mul(heated.shift, 2, out=seen["total_shift"])
+    torch.mul(heated.values, heated.values, out=out)
+    return Exps(out, torch.sum(out, 1, keepdim=True, out=seen["total"]), seen["total_shift"])
+
+
+def one_block(block: Batch, mixture: Mixture, slopes: Slopes | None, out: Tensor, buffers: Tensor, seen: Table) -> None:
+    """The numbers of a block's rows, into the tensors `[b, 1]` of `seen`; `out` `[b, C]` becomes the gradient of what `slopes` say."""
     x = losses.upcast(block.student)
-    seen: Table = {}
     student = teacher = kept = hard = None
     if block.teacher is not None:
         t = losses.upcast(block.teacher)
-        student = exps(x, mixture.student_temperature, out, shifted)
-        seen["heated"] = student.total
-        teacher, kept = teacher_part(x, t, mixture, buffers, readings, shifted, seen)
-        if readings:
-            seen["agrees"] = torch.from_numpy(first_best(x) == first_best(t)).unsqueeze(1).to(x.dtype)
+        student = exps(x, mixture.student_temperature, out, seen, "heated")
+        teacher, kept = teacher_part(x, t, mixture, buffers, seen)
+        if "agrees" in seen:
+            seen["agrees"].copy_(torch.from_numpy(first_best(x) == first_best(t)).unsqueeze(1))
     if block.labels is not None:
-        if student is not None and mixture.student_temperature == 1:
-            hard = student
-        else:
-            hard = exps(x, 1.0, out if student is None else buffers[1], shifted)
-        seen["total"], seen["gold"] = hard.total, x.gather(1, block.labels.unsqueeze(1))
-        if mixture.smoothing:
-            seen["logits"] = x.sum(1, keepdim=True)
-    own = student or hard
-    if own is not None and own.top is not None:
-        seen["top"] = own.top
+        hard = hard_part(x, student, mixture, out if student is None else buffers[1], seen)
+        torch.gather(x, 1, block.labels.unsqueeze(1), out=seen["gold"])
+        if "logits" in seen:
+            torch.sum(x, 1, keepdim=True, out=seen["logits"])
     if slopes is not None:
         write_gradient(out, student, teacher, kept, hard, block.labels, slopes)
-    return seen
 
 
-def teacher_part(
-    x: Tensor, t: Tensor, mixture: Mixture, buffers: Tensor, readings: bool, shifted: bool, seen: Table
-) -> tuple[Exps, Tensor | None]:
+def hard_part(x: Tensor, heated: Exps | None, mixture: Mixture, out: Tensor, seen: Table) -> Exps:
+    """The student's exponentials at temperature 1, without taking them again where those of the soft loss tell them."""
+    if heated is None or mixture.student_temperature not in (1, 2):
+        return exps(x, 1.0, out, seen, "total")
+    if mixture.student_temperature == 2:
+        return squares(heated, out, seen)
+    seen["total"].copy_(heated.total)
+    seen["total_shift"].copy_(heated.shift)
+    return heated
+
+
+def teacher_part(x: Tensor, t: Tensor, mixture: Mixture, buffers: Tensor, seen: Table) -> tuple[Exps, Tensor | None]:
     """The teacher's exponentials and its classes (None: all); what they come to is noted in `seen`."""
     kept, (out, scratch) = None, buffers[:2]
     if mixture.top_k is not None:
         t, kept = t.topk(min(mixture.top_k, t.shape[1]), dim=1)
         x, out, scratch = x.gather(1, kept), torch.empty_like(t), torch.empty_like(t)
-    teacher = exps(t, mixture.temperature, out, shifted)
+    teacher = exps(t, mixture.temperature, out, seen, "taught")
     # The logits are subtracted before anything is summed: at a high T both sides are log C to many digits.
     torch.sub(t, x, alpha=mixture.temperature / mixture.student_temperature, out=scratch).mul_(out)
-    seen["teacher_total"], seen["apart"] = teacher.total, scratch.sum(1, keepdim=True)
-    if readings:
-        seen["energy"] = torch.mul(t, out, out=scratch).sum(1, keepdim=True)
-    if teacher.top is not None:
-        seen["teacher_top"] = teacher.top
+    torch.sum(scratch, 1, keepdim=True, out=seen["apart"])
+    if "energy" in seen:
+        torch.sum(torch.mul(t, out, out=scratch), 1, keepdim=True, out=seen["energy"])
     return teacher, kept
 
 
@@ -239,14 +245,14 @@ def write_gradient(
     slopes: Slopes,
 ) -> None:  # fmt: skip
     """`out`, which holds the student's exponentials, becomes the gradient."""
-    factor = torch.div(slopes.of_student, student.total) if student is not None and slopes.soft else None
+    factor = slopes.of_student.div(student.total) if student is not None and slopes.soft else None
     own = hard is not None and slopes.hard
-    by_hard = torch.div(slopes.of_hard, hard.total) if hard is not None and own else None
+    by_hard = slopes.of_hard.div(hard.total) if hard is not None and own else None
     if hard is not None and by_hard is not None and hard.values is out:
         factor, by_hard = by_hard if factor is None else factor.add_(by_hard), None
     out.zero_() if factor is None else out.mul_(factor)
     if teacher is not None and slopes.soft:
-        by_teacher = torch.div(slopes.of_teacher, teacher.total)
+        by_teacher = slopes.of_teacher.div(teacher.total)
         if kept is None:
             out.addcmul_(teacher.values, by_teacher)
         else:
@@ -259,26 +265,25 @@ def write_gradient(
         out.scatter_add_(1, labels.unsqueeze(1), slopes.of_label.expand(len(labels), 1))
 
 
-def row_values(s: Table, mixture: Mixture, classes: int) -> Tensor:
+def row_values(s: Table, mixture: Mixture, kind: torch.dtype, classes: int) -> Tensor:
     """`[4, items]` in float64: hard and soft loss, entropy and agreement of each row; 0 where not measured."""
     hard = soft = entropy = agrees = zero = torch.zeros_like(next(iter(s.values()))) if s else torch.zeros(0)
     if "gold" in s:
-        log_total = log_sum(s["total"], s.get("top"), 1.0)
-        mean = s["logits"] / classes - log_total if mixture.smoothing else zero
-        hard = losses.smoothed(log_total - s["gold"], mean, mixture.smoothing)
+        log_total, nats = log_sum(s, "total"), factor_of(1.0, kind) / LOG2E
+        mean = s["logits"] * (nats / classes) - log_total if mixture.smoothing else zero
+        hard = losses.smoothed(log_total - s["gold"] * nats, mean, mixture.smoothing)
     if "apart" in s:
-        temperature = mixture.temperature
-        student = log_sum(s["heated"], s.get("top"), mixture.student_temperature)
-        teacher = log_sum(s["teacher_total"], s.get("teacher_top"), temperature)
-        soft = mixture.soft_factor * (s["apart"] / s["teacher_total"] / temperature - teacher + student)
+        student, teacher = log_sum(s, "heated"), log_sum(s, "taught")
+        nats = factor_of(mixture.temperature, kind) / LOG2E
+        soft = mixture.soft_factor * (s["apart"] / s["taught"] * nats - teacher + student)
         if "energy" in s:
-            entropy, agrees = teacher - s["energy"] / s["teacher_total"] / temperature, s["agrees"]
+            entropy, agrees = teacher - s["energy"] / s["taught"] * nats, s["agrees"]
     return torch.stack([hard, soft, entropy, agrees])
 
 
-def log_sum(total: Tensor, top: Tensor | None, temperature: float) -> Tensor:
-    """log Σ exp(z/T)."""
-    return total.log() if top is None else total.log() + top / temperature
+def log_sum(s: Table, name: str) -> Tensor:
+    """log Σ exp(z/T), of exponents as they were rounded."""
+    return s[name].log() - s[f"{name}_shift"] / LOG2E
 
 
 def repair(values: Tensor, gradient: Tensor | None, batch: Batch, mixture: Mixture, weights: Weights | None) -> None:
