@@ -73,7 +73,7 @@ class TeacherCache:
         if key not in self.rows:
             raise InputError(
                 f"{self.folder} has no logits of an example that is trained on",
-                "data that look the same in every epoch: no random augmentation, no mixing",
+                "data that look the same in every epoch, or have so many augmentation_versions: no mixing",
                 "Turn the teacher cache off, or augmentation.",
             )
         return self.rows[key]
