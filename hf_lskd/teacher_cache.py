@@ -1,4 +1,4 @@
-"""A teacher's logits on disk, for data that look the same in every epoch: each example's own, found by its content.
+"""A teacher's logits on disk, for data of which nothing is new after the first epochs: each example's own, found by its content.
 
 A cache is a folder of arrays that are read in place: `keys` `[N, 16]` (a hash of each example as the teacher reads it),
 `offsets` `[N + 1]`, `values` `[items, k]` float32, and where k is less than the number of classes `indices` `[items, k]` and
