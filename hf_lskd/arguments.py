@@ -58,7 +58,7 @@ class DistillationFields:
         default=None,
         metadata={
             "help": "Folder for the teacher's logits on the training set, computed once and then read; none: off. For data "
-            "that look the same in every epoch."
+            "that look the same in every epoch, or in every k-th (a data set with augmentation_versions)."
         },
     )
     teacher_cache_top_k: int | None = field(

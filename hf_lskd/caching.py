@@ -18,16 +18,19 @@ TELLING = 64  # examples, spread over a data set, that tell it from another
 
 
 def take_cache(trainer: Any) -> None:
-    """Give the trainer's teacher the cache that the arguments name, filled first in one pass over the training set.
+    """Give the trainer's teacher the cache that the arguments name, filled first in one pass over the training set, or one for
+    each of its `augmentation_versions`.
 
-    The pass is over the batches of the first epoch, in the precision of training: so that epoch is, to the last bit, what it is
-    without a cache, and a later one is where the teacher's rounding does not depend on what else is in a batch. (Measured on
-    a CPU: convolutional models' does not; that of encoder-decoders may in the last bits, by the width of the padding.)
+    A pass is over the batches of the first epoch, the next version's over those of the next epoch, in the precision of training:
+    so these epochs are, to the last bit, what they are without a cache, and later ones are where the teacher's rounding does not
+    depend on what else is in a batch. (Measured on a CPU: convolutional models' does not; that of encoder-decoders may in the
+    last bits, by the width of the padding.)
     Raises InputError for an ensemble, several processes, random data, and fewer classes kept than are distilled.
     """
     args, teacher = trainer.args, trainer.teacher
     top_k = getattr(args, "teacher_cache_top_k", None)
     check_cacheable(trainer, top_k)
+    versions = getattr(trainer.train_dataset, "augmentation_versions", None)
     member = teacher.members[0]
     made_of = {
         "teacher": model_digest(member.model),
@@ -38,6 +41,7 @@ def take_cache(trainer: Any) -> None:
         "precision": [str(trainer.accelerator.mixed_precision), str(member.dtype), member.own_dtype],
         "data": data_digest(list(batches(trainer, trainer.get_eval_dataloader(telling(trainer.train_dataset))))),
         "examples": len(trainer.train_dataset),
+        **({} if versions is None else {"augmentation_versions": versions}),
     }
 
     def ask(inputs: Mapping[str, Any]) -> Tensor:
@@ -46,7 +50,11 @@ def take_cache(trainer: Any) -> None:
         return logits
 
     def filling() -> Iterator[Mapping[str, Any]]:
-        return batches(trainer, trainer.get_train_dataloader())
+        loader = trainer.get_train_dataloader()
+        for epoch in range(versions or 1):
+            if trainer._epoch_sampler is not None:
+                trainer._epoch_sampler.set_epoch(epoch)
+            yield from batches(trainer, loader)
 
     teacher.store = open_cache(Path(args.teacher_cache), made_of, filling, ask, partial(count_items, trainer), top_k)
 
@@ -67,7 +75,7 @@ def check_cacheable(trainer: Any, top_k: int | None) -> None:
         raise InputError(
             "teacher_cache with data of random augmentation, mixing or unknown length",
             "data that look the same in every epoch",
-            "Set augmentation: none, or leave the cache off.",
+            "Set augmentation: none, or augmentation_versions: k beside it, or leave the cache off.",
         )
 
 
@@ -81,13 +89,17 @@ def batches(trainer: Any, loader: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def count_items(trainer: Any) -> int:
-    """How many images or target tokens the training set has."""
+    """How many images, in all their versions, or target tokens the training set has."""
     data = trainer.train_dataset
     if not trainer.takes_sequences:
-        return len(data)
+        return len(data) * (getattr(data, "augmentation_versions", None) or 1)
     return sum(sum(example_lengths(inputs)) for inputs in batches(trainer, trainer.get_eval_dataloader(data)))
 
 
 def telling(dataset: Any) -> Any:
+    """Some examples of a data set, in turn of each of their versions where it has several."""
     rows = range(0, len(dataset), ceil(len(dataset) / TELLING))
+    versions = getattr(dataset, "augmentation_versions", None)
+    if versions is not None:
+        return Subset(dataset, [(nth % versions, row) for nth, row in enumerate(rows)])  # type: ignore[misc]
     return dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, list(rows))

@@ -173,6 +173,7 @@ COMMON: dict[str, dict[str, Field]] = {
         "std": Field(optional(listed(number(above=0), length=3))),
         "crop_pct": Field(optional(number(above=0, high=1))),
         "augmentation": Field(augmentation, "none"),
+        "augmentation_versions": Field(optional(integer(1))),
         "mixup": Field(number(0), 0.0),
         "cutmix": Field(number(0), 0.0),
     },
@@ -206,6 +207,7 @@ def read_data(problems: Problems, value: Any, task: str) -> dict[str, Any]:
     }
     found = read_mapping(problems, value, ("data",), fields, elsewhere=elsewhere)
     _check_groups(problems, found)
+    _check_versions(problems, found)
     return found
 
 
@@ -213,6 +215,19 @@ def has_groups(data: Mapping[str, Any]) -> bool:
     """Whether the data come with semantic groups, without which there is no S1 and S2."""
     in_data = data.get("source") in ("glyphs", "cub200") or data.get("groups") is not None
     return in_data or "target_lang" in data  # tokens are near and far in the teacher's own embedding
+
+
+def _check_versions(problems: Problems, data: dict[str, Any]) -> None:
+    """Versions are of an augmentation, unmixed. A page without the key stays as it was before there was one."""
+    at = ("data", "augmentation_versions")
+    if data.get(at[1]) is None:
+        data.pop(at[1], None)
+        return
+    if data.get("augmentation") in (None, "none", {}) and not problems.concerns(("data", "augmentation")):
+        problems.add(at, "versions without augmentation", "data.augmentation beside it, or no versions", key=True)
+    for key in ("mixup", "cutmix"):
+        if data.get(key):
+            problems.add(at, f"versions with data.{key}", f"no {key}, or no versions", key=True)
 
 
 def _check_groups(problems: Problems, data: Mapping[str, Any]) -> None:

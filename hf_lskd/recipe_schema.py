@@ -145,7 +145,7 @@ TOP_ELSEWHERE = {
     "model": "Use teacher.model and students.",
     **{key: f"Use grid.{key}." for key in GRID},
     **{key: f"Use switches.{key}." for key in SWITCHES},
-    **dict.fromkeys(("mixup", "cutmix", "augmentation"), "It belongs to data."),
+    **dict.fromkeys(("mixup", "cutmix", "augmentation", "augmentation_versions"), "It belongs to data."),
     **dict.fromkeys(("epochs", "learning_rate", "optim", "batch_size"), "It belongs to training."),
 }
 
@@ -196,9 +196,11 @@ def _check_cache(problems: Problems, found: Mapping[str, Any]) -> None:
         )
     if kept != "none" and (found["training"] or {}).get("dataloader_drop_last"):
         problems.add(("switches", "teacher_cache"), f"{kept} with dataloader_drop_last", "one of the two", key=True)
-    for key in ("augmentation", "mixup", "cutmix"):
+    versions = data.get("augmentation_versions")
+    for key in ("mixup", "cutmix") if versions is not None else ("augmentation", "mixup", "cutmix"):
         if kept != "none" and data.get(key) not in (None, "none", 0):
-            problems.add(("switches", "teacher_cache"), f"{kept} with data.{key}", f"none, or no {key}", key=True)
+            allowed = f"none, or no {key}" + ", or data.augmentation_versions beside it" * (key == "augmentation")
+            problems.add(("switches", "teacher_cache"), f"{kept} with data.{key}", allowed, key=True)
 
 
 def _check_task(problems: Problems, page: Mapping[str, Any], found: dict[str, Any]) -> None:

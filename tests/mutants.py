@@ -191,15 +191,19 @@ MUTANTS = [
            "        if at not in self.kept:\n", "        if True:\n", "read_and_a_teacher_run_once"),
     Mutant("14", "an example's logits without looking at what it says", "teacher_cache.py",
            "labels[row, :length], *said)", "*said)", "padding_is_no_part"),
+    Mutant("14", "a cache of the first version alone", "caching.py",
+           "range(versions or 1)", "range(1)", "each_epoch_on_stored_versions"),
+    Mutant("28", "versions go on for ever", "data/dataset.py",
+           "epoch % self.augmentation_versions", "epoch", "of_k_versions_epoch_e"),
     Mutant("14", "a damaged file is read", "teacher_cache.py",
            "file_checksum(folder / name) != checksum", "False", "a_damaged_file_is_found_out or trap_14_a_cache"),
 ]  # fmt: skip
 
 
 def scratch_copy(folder: Path) -> Path:
-    """The package, its tests and recipes, without anything built."""
+    """The package, its tests and all that these read, without anything built."""
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in ("hf_lskd", "tests", "recipes"):
+    for name in ("hf_lskd", "bench", "docs", "tests", "recipes"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder / name)

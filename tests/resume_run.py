@@ -57,6 +57,7 @@ def make_trainer(
     workers: int = 0,
     persistent: bool = False,
     augmentation: Any = "standard",
+    augmentation_versions: int | None = None,
     mix: dict[str, float] | None = None,
     data_seed: int = 7,
     ema: float | None = 0.8,
@@ -64,10 +65,11 @@ def make_trainer(
     members: int = 1,
     accumulation: int = 2,
     batch: int = 4,
+    architecture: tuple[str, dict] = VIT,
     callbacks: Any = (),
     **more: Any,
 ) -> DistillationTrainer:
-    """A ViT with dropout on augmented digits, evaluated and saved every third step."""
+    """A ViT (or another tiny architecture) with dropout on augmented digits, evaluated and saved every third step."""
     config = {
         "input_size": (3, 16, 16),
         "mean": (0.3,) * 3,
@@ -79,6 +81,7 @@ def make_trainer(
         pictures(EXAMPLES, 0),
         config,
         augmentation=augmentation,
+        augmentation_versions=augmentation_versions,
         train=True,
         data_seed=data_seed,
         mix=mix,
@@ -107,8 +110,9 @@ def make_trainer(
         "kd_weight": 0.5,
         "model_ema": ema,
     }
-    teachers = [tiny(VIT, 2 + member) for member in range(members)]
-    student: nn.Module = tiny(VIT, 1, drop_rate=0.2, attn_drop_rate=0.2)
+    teachers = [tiny(architecture, 2 + member) for member in range(members)]
+    dropout = {"drop_rate": 0.2, **({"attn_drop_rate": 0.2} if architecture is VIT else {})}
+    student: nn.Module = tiny(architecture, 1, **dropout)
     return DistillationTrainer(
         student,
         DistillationArguments(output_dir=str(folder), **{**usual, **more}),

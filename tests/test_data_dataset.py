@@ -114,7 +114,41 @@ def test_trap_28_loading_leaves_the_global_generators_as_they_were() -> None:
     assert states() == before
 
 
-@pytest.mark.parametrize("options", [{}, {"mix": {"mixup": 0.5}}, {"augmentation": "none"}])
+def test_of_k_versions_epoch_e_reads_that_of_e_mod_k_which_is_the_one_that_it_always_was() -> None:
+    made, fresh = augmented(augmentation_versions=3, data_seed=3), augmented(data_seed=3)
+    keys = [(epoch, index) for epoch in range(7) for index in (9, 4)]
+    for key, item in zip(keys, made.__getitems__(keys)):
+        epoch, index = key
+        assert torch.equal(item["pixel_values"], fresh[(epoch % 3, index)]["pixel_values"])
+        assert (item["example_id"], item["labels"]) == (index, index % CLASSES)
+    versions = {made[(epoch, 9)]["pixel_values"].numpy().tobytes() for epoch in range(7)}
+    assert len(versions) == 3
+    assert fresh.random
+    assert not made.random
+    sampler = made.train_sampler()
+    sampler.set_epoch(3)  # the first version again, in another order
+    assert [index for _, index in sampler] != [index for _, index in made.train_sampler()]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"augmentation_versions": 0}, "augmentation_versions: 0.*a whole number from 1"),
+        ({"augmentation_versions": True}, "augmentation_versions: True"),
+        ({"augmentation_versions": 2.0}, r"augmentation_versions: 2\.0"),
+        ({"augmentation_versions": 2, "augmentation": "none"}, "versions without augmentation"),
+        ({"augmentation_versions": 2, "mix": {"cutmix": 1.0}}, "versions with mixup or cutmix.*one of the two"),
+    ],
+)
+def test_versions_of_nothing_or_of_mixed_examples_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        augmented(**options)
+    assert dataset(augmentation_versions=2)[0]["labels"] == 0  # in evaluation nothing is augmented
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"augmentation_versions": 2}, {"mix": {"mixup": 0.5}}, {"augmentation": "none"}]
+)
 def test_trap_28_workers_change_nothing(options: dict[str, Any]) -> None:
     made = augmented(**options)
     seen = []

@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_lskd.errors import InputError, RecipeErrors
 from hf_lskd.recipe import recipe_from_dict
 from hf_lskd.study.runner import run_study
-from hf_lskd.teacher_cache import META, TeacherCache, example_keys, example_lengths, model_digest, open_cache
+from hf_lskd.teacher_cache import META, Rows, TeacherCache, example_keys, example_lengths, model_digest, open_cache
 from tests.conftest import VIT, assert_same_weights, tiny, weights
 from tests.resume_run import make_trainer
 from tests.test_lockstep import assert_same_studies
@@ -59,6 +59,16 @@ def test_trap_14_a_cache_that_was_shuffled_or_keyed_anew_never_gives_anothers_lo
     other[2, 0, 0, 0] += 1e-6
     with pytest.raises(InputError, match="no logits of an example"):
         cache.logits({"pixel_values": other})
+
+
+def test_a_key_is_found_whole_at_its_first_row_among_keys_that_begin_alike() -> None:
+    keys = np.random.default_rng(0).integers(0, 256, (300, 16), np.uint8)
+    keys[:, :8] = keys[np.arange(300) % 5, :8]  # five first halves
+    keys[200:] = keys[:100]
+    rows = Rows(keys)
+    assert [rows.of(key.tobytes()) for key in keys] == [*range(200), *range(100)]
+    assert rows.of(keys[0, :8].tobytes() + bytes(8)) is None
+    assert rows.of(bytes(16)) is None
 
 
 @pytest.mark.parametrize("name", ["values.npy", "offsets.npy", META])

@@ -25,6 +25,7 @@ from hf_lskd.data.transforms import (
     seed_of,
     training_transform,
 )
+from hf_lskd.errors import InputError
 
 Key = int | tuple[int, int]
 _PREPARED: WeakKeyDictionary[ImageSet, dict[str, Tensor | None]] = WeakKeyDictionary()
@@ -60,7 +61,11 @@ class ImageDataset(Dataset[dict[str, Any]]):
     A key is an index (epoch 0) or a pair (epoch, index). With `train`, the augmentation applies and, with `mix`
     {mixup, cutmix}, "labels" is float32 [num_classes], a probability each. Without it, this is the evaluation transform.
     Augmentation is a pure function of (data_seed, epoch, index); mixing one of (data_seed, epoch, the batch's indices).
+    With `augmentation_versions` k an example has k augmented versions and no more: epoch e reads that of epoch e mod k, so the
+    first k epochs are those of unlimited augmentation, and each version comes once in every k epochs.
     Where no augmentation applies and the split is one array, whole batches are gathered and normalised at once.
+    `random` says whether epochs go on looking different.
+    Raises InputError for unknown augmentation or mixing, and for versions below 1, without augmentation, or with mixing.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         data_config: Mapping[str, Any],
         *,
         augmentation: Mapping[str, Any] | str = "none",
+        augmentation_versions: int | None = None,
         train: bool = False,
         data_seed: int = 0,
         mix: Mapping[str, float] | None = None,
@@ -83,9 +89,15 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.normalization: Normalization = normalization_of(data_config)
         chosen = augmentation_of(augmentation)
         self.mixing = Mixing.of(mix, num_classes) if train else None
-        self.random = bool(train and chosen)
-        self.transform = training_transform(data_config, chosen) if self.random else evaluation_transform(data_config)
-        self._pixels = None if self.random else _prepared(images, data_config)
+        self.augmented = bool(train and chosen)
+        self.augmentation_versions = augmentation_versions if train else None
+        if self.augmentation_versions is not None:
+            check_versions(self.augmentation_versions, self.augmented, self.mixing is not None)
+        self.random = self.augmented and self.augmentation_versions is None
+        self.transform = (
+            training_transform(data_config, chosen) if self.augmented else evaluation_transform(data_config)
+        )
+        self._pixels = None if self.augmented else _prepared(images, data_config)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -122,8 +134,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def _one_by_one(self, pairs: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Not stacked: the collator does that, and copying a batch twice costs as much as a tenth of the decoding."""
-        if not self.random:
+        if not self.augmented:
             return [self.transform(self.images.image(index)) for _, index in pairs]
+        if self.augmentation_versions is not None:
+            pairs = [(epoch % self.augmentation_versions, index) for epoch, index in pairs]
         made = []
         draft = bool(getattr(self.images, "draft", False))
         with preserved_generators():
@@ -134,6 +148,24 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 else:
                     made.append(self.transform(self.images.image(index)))
         return made
+
+
+def check_versions(count: Any, augmented: bool, mixed: bool) -> None:
+    """Raise InputError unless `count` is a number of augmented versions that an example can have."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InputError(f"data.augmentation_versions: {count!r}", "a whole number from 1, or none")
+    if not augmented:
+        raise InputError(
+            "data.augmentation_versions without augmentation",
+            "an augmentation that versions are drawn from",
+            "Set data.augmentation: standard, say.",
+        )
+    if mixed:
+        raise InputError(
+            "data.augmentation_versions with mixup or cutmix",
+            "one of the two",
+            "An example's partner and share are drawn anew in each epoch.",
+        )
 
 
 def _prepared(images: ImageSet, data_config: Mapping[str, Any]) -> Tensor | None:

@@ -14,7 +14,9 @@ from hf_lskd.errors import InputError, nearest
 
 SOURCES = ("glyphs", "digits", "idx", "dataset", "imagenet", "cub200")
 SAMPLED = 64  # pictures a split whose whole content goes into the fingerprint of a source that is too large to hash
-COMMON_KEYS = ("source", "image_size", "mean", "std", "augmentation", "mixup", "cutmix", "crop_pct")
+COMMON_KEYS = (
+    "source", "image_size", "mean", "std", "augmentation", "augmentation_versions", "mixup", "cutmix", "crop_pct"
+)  # fmt: skip
 
 
 class ImageSet(Protocol):

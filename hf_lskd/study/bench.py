@@ -86,7 +86,11 @@ def cell_signature(bench: Bench, cell: Cell, teachers: Sequence[str] = ()) -> st
     training = bench.recipe.training_of(spec)
     parts: dict[str, Any] = {
         "task": recipe["task"],
-        "data": recipe["data"],
+        "data": {
+            key: value
+            for key, value in recipe["data"].items()
+            if key != "augmentation_versions" or cell.role == "student"  # a teacher's augmentation is ever new
+        },
         "fingerprint": bench.task.fingerprint,
         "training": {key: value for key, value in training.items() if key != "save_minutes"},
         "model": model_identity(spec),

@@ -89,8 +89,11 @@ class ImageClassification(Task):
                 data_config={k: v for k, v in self.data_config(spec).items() if k != "crop_mode"},
             )
 
-    def dataset(self, spec: ModelSpec, split: str, *, train: bool, seed: int = 0) -> ImageDataset:
-        """`split` as a torch data set: under the training transform (pure in seed, epoch and index) or the evaluation one."""
+    def dataset(
+        self, spec: ModelSpec, split: str, *, train: bool, seed: int = 0, versions: int | None = None
+    ) -> ImageDataset:
+        """`split` as a torch data set: under the training transform (pure in seed, epoch and index; `versions` of it an image
+        where not None) or the evaluation one."""
         data = self.data
         images = getattr(self.source, split)
         if not train:
@@ -100,11 +103,17 @@ class ImageClassification(Task):
             images,
             self.data_config(spec),
             augmentation=data.get("augmentation") or "none",
+            augmentation_versions=versions,
             train=True,
             data_seed=derived_seed(seed, "data"),
             mix=mix if any(mix.values()) else None,
             num_classes=len(self.class_names),
         )
+
+    def versions(self, cell: Cell) -> int | None:
+        """How many augmented versions of each image the cell is trained on; None: ever new ones, as every teacher."""
+        versions: int | None = self.data.get("augmentation_versions") if cell.role == "student" else None
+        return versions
 
     def arguments(self, cell: Cell, folder: Path, loss_scale: float = 1.0, **others: Any) -> DistillationArguments:
         """The cell's training arguments: the recipe's, the model's own, what the grid says, and `others` on top."""
@@ -136,7 +145,7 @@ class ImageClassification(Task):
             args,
             optimizer_cls_and_kwargs=fused_sgd(args),
             processing_class=self.processor(model, spec),
-            train_dataset=self.dataset(spec, "train", train=True, seed=cell.seed),
+            train_dataset=self.dataset(spec, "train", train=True, seed=cell.seed, versions=self.versions(cell)),
             eval_dataset=self.dataset(spec, "validation", train=False),
             compute_metrics=top_accuracies,
             preprocess_logits_for_metrics=label_ranks,
