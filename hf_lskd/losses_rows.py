@@ -30,8 +30,8 @@ LOG2E = 1 / math.log(2)
 
 
 # What rows came to, by name. `total`: the sum of the student's exponentials at temperature 1, `heated`: at its own in the soft loss,
-# `taught`: the teacher's; each with the shift of its exponents. `gold`: the label's logit; `logits`: the sum of all. With the
-# teacher's exponentials as weights, `apart`: Σ (teacher's logit − student's logit · T/τ), `energy`: Σ teacher's logit. `agrees`: 0 or 1.
+# `taught`: the teacher's; each with the shift of its exponents. `gold`: the label's logit; `logits`: the sum of all. `agrees`: 0 or 1.
+# With the teacher's exponentials as weights, `apart`: Σ (teacher's logit − student's logit · T/τ), `energy`: Σ teacher's logit.
 Table = dict[str, Tensor]
 
 
