@@ -97,7 +97,7 @@ MUTANTS = [
     Mutant("28", "augmentation draws from whatever the generators hold", "data/dataset.py",
            "seed_generators(self.data_seed, epoch, index)", "pass", "test_data_dataset.py::test_trap_28"),
     Mutant("29", "the teacher is handed over from memory", "tasks/image_classification.py",
-           "teacher_model=prepared or taught_by(teachers)",
+           "teacher_model=prepared or as_teacher_model(teachers)",
            "teacher_model=prepared or (models.load_trained(str(teachers[0])) if teachers else None)",
            "study/test_study.py::test_trap_29_a_teacher"),
     Mutant("30", "a mean over micro-batches", "distillation.py",

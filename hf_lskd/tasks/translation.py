@@ -37,15 +37,14 @@ from hf_lskd.models.sequence import (
     token_rows,
 )
 from hf_lskd.recipe import DecodingSpec, EtaSpec, ModelSpec, Recipe, StudentSpec, signature
-from hf_lskd.record import MODEL, Cell
+from hf_lskd.record import MODEL, TRANSLATIONS, Cell
 from hf_lskd.seq2seq import check_token_maps
-from hf_lskd.tasks.task import READING, SPLITS, Features, Judged, Task, derived_seed, said, taught_by
+from hf_lskd.tasks.task import READING, SPLITS, Features, Judged, Task, as_teacher_model, derived_seed, said
 from hf_lskd.teacher import Teacher
 from hf_lskd.trainer import Seq2SeqDistillationTrainer
 
 logger = logging.getLogger(__name__)
 
-TRANSLATIONS = "translations.jsonl"  # of the held-out pairs, in a cell's folder
 TRAINING_TRANSLATIONS = (
     "translations.train-{key}.jsonl"  # of a training text by one way of decoding, in a teacher's cell
 )
@@ -188,7 +187,7 @@ class Translation(Task):
             train_dataset=self._training_rows(self.spec(cell), teachers, args),
             eval_dataset=self.rows["curve"].by_length(),
             callbacks=list(callbacks),
-            teacher_model=(prepared or taught_by(teachers)) if (cell.kd_weight or 0) > 0 else None,
+            teacher_model=(prepared or as_teacher_model(teachers)) if (cell.kd_weight or 0) > 0 else None,
         )
         trainer.remove_callback(PrinterCallback)  # the study has its own progress line, the record its own curve
         return trainer
