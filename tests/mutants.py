@@ -56,7 +56,7 @@ MUTANTS = [
     Mutant("6", "padding stays in the softmax", "losses.py",
            "keep = labels.ne(ignore_index)\n    if len(shape) > 2:",
            "keep = torch.ones_like(labels, dtype=torch.bool)\n    labels = labels.clamp(min=0)\n    if len(shape) > 2:",
-           "test_losses.py::test_trap_06"),
+           "test_losses.py::the_plain_composition_is_the_loop"),
     Mutant("7", "the teacher follows whoever calls train()", "teacher.py", "self.model.eval()", "pass",
            "test_teacher.py::test_trap_07"),
     Mutant("8", "the teacher is a child of the student", "distillation.py",
