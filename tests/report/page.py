@@ -10,8 +10,6 @@ from hf_lskd.study.report import write_report
 from hf_lskd.study.report_numbers import Estimate
 
 T_975 = {2: 12.7062, 3: 4.30265}  # Student t, 97.5 %, n − 1 degrees of freedom, by n
-
-
 VOID = {"meta", "br", "path", "rect", "circle", "line"}
 
 
