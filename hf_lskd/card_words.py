@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_lskd.card_data import OWN, of_data
-from hf_lskd.card_facts import extra, facts, model_spec
+from hf_lskd.card_facts import Record, extra, facts, model_spec
 from hf_lskd.card_tables import estimate, eta_table, exports_table, grid_table, number, results_table, sentence
 from hf_lskd.record import exact
-
-Record = Mapping[str, Any]
 
 UNITS = {"top1": ("top-1", " %", "points"), "bleu": ("BLEU", "", "BLEU points"),
          "accuracy": ("accuracy", "", "points")}  # fmt: skip

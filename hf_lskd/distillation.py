@@ -33,8 +33,9 @@ from hf_lskd.penultimate import (
 from hf_lskd.pushing import PushMixin
 from hf_lskd.sharding import check_sharding, check_teacher_whole, check_tied, launched_with, zero_stage
 from hf_lskd.stock import EpochCallback, LeanSteps, SmoothingHidden, Stock, as_stock_outputs
-from hf_lskd.teacher import IMAGES, Teacher, check_classes, check_separate, logits_of, prepare_teacher
+from hf_lskd.teacher import Teacher, check_classes, check_separate, logits_of, prepare_teacher
 from hf_lskd.teacher_accuracy import report_teacher
+from hf_lskd.teacher_cache import IMAGES
 
 if TYPE_CHECKING:
     from hf_lskd.analysis.statistics import ClassStatistics

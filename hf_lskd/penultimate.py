@@ -14,7 +14,8 @@ from hf_lskd.losses import IGNORE_INDEX
 from hf_lskd.models.adapters import without_adapter
 from hf_lskd.models.sequence import is_encoder_decoder, reading_decoder
 from hf_lskd.sharding import is_sharded
-from hf_lskd.teacher import IMAGES, logits_of
+from hf_lskd.teacher import logits_of
+from hf_lskd.teacher_cache import IMAGES
 
 EXAMPLE_ID = "example_id"
 _BY_NAME: dict[type, bool] = {}  # asked at each step, and a signature does not change

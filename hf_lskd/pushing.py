@@ -12,7 +12,7 @@ from transformers.utils.hub import PushInProgress, hf_api
 from hf_lskd import card
 from hf_lskd.errors import InputError
 from hf_lskd.models.files import SHARED
-from hf_lskd.record import FILE, FORMAT, hardware, read_record, versions, write_json
+from hf_lskd.record import FILE, FORMAT, hardware, read_record, versions, without_times, write_json
 
 if TYPE_CHECKING:
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 else:
     Stock = object
 
-TIMES = ("runtime", "_per_second")
 UPLOADED = [*SHARED, card.CARD, FILE]
 
 
@@ -135,7 +134,7 @@ class PushMixin(Stock):
 def record_of(trainer: Any, name: str | None, said: Mapping[str, Any]) -> dict[str, Any]:
     """What a trainer knows of its model, in the form of a cell's record; `said` is what its user adds for the card."""
     args, taught = trainer.args, trainer.teacher is not None
-    log = [{k: v for k, v in entry.items() if not k.endswith(TIMES)} for entry in trainer.state.log_history]
+    log = [without_times(entry) for entry in trainer.state.log_history]
     last: Mapping[str, Any] = next((entry for entry in reversed(log) if "eval_loss" in entry), {})
     metrics = {k.removeprefix("eval_"): v for k, v in last.items() if k.startswith("eval_")}
     took = next((e["train_runtime"] for e in reversed(trainer.state.log_history) if "train_runtime" in e), None)

@@ -17,12 +17,16 @@ from hf_lskd.errors import InputError
 FORMAT = 1
 STUDY = "study.json"  # in a study's folder: its resolved recipe
 CELLS = "cells"  # and its cells, a folder each
+RESULTS = "results.csv"  # and one row of each finished cell
 FILE = "record.json"  # in a cell's folder: there when the cell is finished
 MODEL = "model"
 STATISTICS = "statistics.safetensors"
 PREDICTIONS = "predictions.safetensors"
+TRANSLATIONS = "translations.jsonl"  # of the held-out pairs
 CACHE = "teacher_cache"  # in a teacher's: its logits, where a recipe keeps them
+EXPORT = "export.json"  # in the folder of an export: what it is of and how it compares
 TARGETS = "targets.json"  # in a teacher's: g and entropy of what it teaches, by temperature
+TIMES = ("runtime", "_per_second")  # how the keys of a trainer's log end that say how long a pass took
 PACKAGES = (
     "torch",
     "torchvision",
@@ -132,6 +136,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def without_times(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of a trainer's log without how long its pass took, which is no part of a curve or a metric."""
+    return {key: value for key, value in entry.items() if not key.endswith(TIMES)}
 
 
 def versions() -> dict[str, str]:

@@ -19,10 +19,10 @@ from hf_lskd.models.sequence import (
     tokenizer_beside,
 )
 from hf_lskd.teacher import Member, Teacher, check_separate, logits_of
+from hf_lskd.teacher_cache import DECODER_IDS
 
 logger = logging.getLogger(__name__)
 
-DECODER_IDS = "decoder_input_ids"
 DECODER_KEYS = (DECODER_IDS, "decoder_attention_mask")
 REMEDY = (
     "Token-level distillation needs one vocabulary. Distil at sequence level instead: let the teacher translate the "

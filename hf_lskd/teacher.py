@@ -15,12 +15,10 @@ from hf_lskd import models
 from hf_lskd.arguments import LOGITS, PROBABILITIES
 from hf_lskd.errors import InputError
 from hf_lskd.losses import upcast
-from hf_lskd.teacher_cache import TeacherCache
+from hf_lskd.models.preparation import Statistics
+from hf_lskd.teacher_cache import IMAGES, TeacherCache
 
 logger = logging.getLogger(__name__)
-
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-IMAGES = "pixel_values"
 
 
 class Teacher:

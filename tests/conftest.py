@@ -17,6 +17,7 @@ CLASSES = [f"class {i}" for i in range(5)]
 VIT = ("vit_tiny_patch16_224", {"img_size": 16, "patch_size": 8, "depth": 1, "embed_dim": 16, "num_heads": 2})
 CONVNEXT = ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)})
 RESNET = ("resnet10t", {"channels": (8, 8, 8, 8), "stem_width": 8})
+Make = Callable[..., Any]  # what the fixture `arguments` is
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,17 @@ class Examples(Dataset):
         return {"pixel_values": self.images[index], "labels": int(self.labels[index]), "example_id": index}
 
 
+class Bare(nn.Module):
+    """A model that knows nothing of transformers: no config, one positional argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3 * 16 * 16, 8), nn.Linear(8, len(CLASSES))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x.flatten(1)).relu())
+
+
 def tiny(which: tuple[str, dict] = VIT, seed: int = 0, **model_args: Any) -> nn.Module:
     """A tiny model of ours with five named classes; its weights depend on the seed alone."""
     from hf_lskd.models import load_image_classifier
@@ -51,7 +63,7 @@ def tiny(which: tuple[str, dict] = VIT, seed: int = 0, **model_args: Any) -> nn.
 
 
 @pytest.fixture
-def arguments(tmp_path: Path) -> Callable[..., Any]:
+def arguments(tmp_path: Path) -> Make:
     """Quiet training arguments: sequential order, plain SGD, no checkpoints."""
     from hf_lskd import DistillationArguments
 

@@ -2,7 +2,8 @@
 
     python -m tests.mutants [TRAP…]
 
-Each mutant is one replacement in one file. Exit code 1 when a mutant survives, or when its text is no longer in the code.
+Each mutant is one replacement in one file. Exit code 1 when a mutant survives, or when its text is no longer in the code
+(`tests/test_mutants.py` says so at once).
 """
 
 import os
@@ -23,7 +24,7 @@ class Mutant(NamedTuple):
     file: str
     old: str
     new: str
-    test: str  # what pytest -k selects
+    test: str  # FILE::PART: the tests of a file in tests/ whose names have this part
 
 
 MUTANTS = [
@@ -31,172 +32,195 @@ MUTANTS = [
            "return (loss, as_stock_outputs(outputs)) if return_outputs else loss",
            "loss = loss * self.args.gradient_accumulation_steps if self.args.label_smoothing_factor == 0 else loss\n"
            "        return (loss, as_stock_outputs(outputs)) if return_outputs else loss",
-           "test_trap_01"),
+           "test_trainer.py::test_trap_01"),
     Mutant("3", "distillation ignores the items of the whole batch", "distillation.py",
            "terms, readings = self._terms(logits, model_inputs, labels, num_items_in_batch,",
            "num_items_in_batch = None if self.teacher is not None else num_items_in_batch\n"
            "        terms, readings = self._terms(logits, model_inputs, labels, num_items_in_batch,",
-           "test_trap_01"),
+           "test_trainer.py::test_trap_01"),
     Mutant("4", "KL divided by the number of classes as well", "losses.py",
-           "return -(p * finite(log_q)).sum(-1), entropy", "return -(p * finite(log_q)).mean(-1), entropy", "test_trap_04"),
-    Mutant("5", "T² missing", "losses.py", "return self.loss_scale * self.temperature**2", "return self.loss_scale", "test_trap_05"),
+           "return -(p * finite(log_q)).sum(-1), entropy", "return -(p * finite(log_q)).mean(-1), entropy",
+           "test_losses.py::test_trap_04"),
+    Mutant("5", "T² missing", "losses.py", "return self.loss_scale * self.temperature**2", "return self.loss_scale",
+           "test_losses.py::test_trap_05"),
     Mutant("5", "T² missing in the blocked value alone", "losses_rows.py", "soft = mixture.soft_factor * (s[", "soft = (s[",
-           "test_trap_04_05_17"),
+           "test_losses_blocked.py::test_trap_04_05_17"),
     Mutant("5", "T in place of T²/T in the blocked gradient", "losses_rows.py",
            "weights.soft * mixture.soft_factor / mixture.student_temperature",
-           "weights.soft * mixture.soft_factor", "test_trap_04_05_17"),
+           "weights.soft * mixture.soft_factor", "test_losses_blocked.py::test_trap_04_05_17"),
     Mutant("6", "masked rows stay in the blocked pass", "losses_blocked.py", "keep = labels.ne(ignore_index)",
-           "keep, labels = torch.ones_like(labels, dtype=torch.bool), labels.clamp(min=0)", "test_trap_06"),
+           "keep, labels = torch.ones_like(labels, dtype=torch.bool), labels.clamp(min=0)",
+           "test_losses_blocked.py::test_trap_06"),
     Mutant("17", "α at every class in place of α/C in the blocked gradient", "losses.py", "return 1 - smoothing, smoothing / classes",
-           "return 1 - smoothing, smoothing", "test_trap_04_05_17"),
+           "return 1 - smoothing, smoothing", "test_losses_blocked.py::test_trap_04_05_17"),
     Mutant("6", "padding stays in the softmax", "losses.py",
            "keep = labels.ne(ignore_index)\n    if len(shape) > 2:",
            "keep = torch.ones_like(labels, dtype=torch.bool)\n    labels = labels.clamp(min=0)\n    if len(shape) > 2:",
-           "test_trap_06"),
-    Mutant("7", "the teacher follows whoever calls train()", "teacher.py", "self.model.eval()", "pass", "test_trap_07"),
+           "test_losses.py::the_plain_composition_is_the_loop"),
+    Mutant("7", "the teacher follows whoever calls train()", "teacher.py", "self.model.eval()", "pass",
+           "test_teacher.py::test_trap_07"),
     Mutant("8", "the teacher is a child of the student", "distillation.py",
            "        if self.args.torch_compile:\n            self.teacher.compile()",
-           "        self.model.teacher = self.teacher.members[0].model", "test_trap_08"),
-    Mutant("10", "the teacher stays where it was loaded", "teacher.py", ".eval().to(device)", ".eval()", "test_trap_10"),
+           "        self.model.teacher = self.teacher.members[0].model", "test_trainer.py::test_trap_08"),
+    Mutant("10", "the teacher stays where it was loaded", "teacher.py", ".eval().to(device)", ".eval()",
+           "test_teacher.py::test_trap_10"),
     Mutant("11", "missing weights are drawn at random", "models/loading.py",
-           "unloaded = sorted(report.missing | report.mismatched)", "unloaded = []", "test_trap_11"),
+           "unloaded = sorted(report.missing | report.mismatched)", "unloaded = []", "test_teacher.py::test_trap_11"),
     Mutant("12", "the teacher sees images normalised for the student", "teacher.py",
-           "if self.renormalise is not None:", "if False:", "test_trap_12"),
+           "if self.renormalise is not None:", "if False:", "test_teacher.py::test_trap_12"),
     Mutant("12", "the mean is divided by the wrong deviation", "teacher.py",
-           "(data_mean - own_mean) / own_std", "(data_mean - own_mean) / data_std", "test_trap_12"),
+           "(data_mean - own_mean) / own_std", "(data_mean - own_mean) / data_std", "test_teacher.py::test_trap_12"),
     Mutant("13", "classes are compared by number only", "teacher.py",
-           "if their_names and our_names and their_names != our_names:", "if False:", "test_trap_13"),
+           "if their_names and our_names and their_names != our_names:", "if False:", "test_trainer.py::test_trap_13"),
     Mutant("14", "example ids are dropped with the unused columns", "distillation.py",
            "wanted = [EXAMPLE_ID] if takes_images_by_name(self.model) else [EXAMPLE_ID, IMAGES, \"labels\"]",
-           "wanted = [] if takes_images_by_name(self.model) else [IMAGES, \"labels\"]", "test_trap_14"),
+           "wanted = [] if takes_images_by_name(self.model) else [IMAGES, \"labels\"]", "test_trainer.py::test_trap_14"),
     Mutant("15", "softmax in half precision", "losses.py",
-           "return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()", "return logits", "test_trap_15"),
+           "return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()", "return logits",
+           "test_losses.py::test_trap_15"),
     Mutant("16", "an argument called temperature", "arguments.py", "kd_temperature: float = field(",
-           "temperature: float = 1.0\n    kd_temperature: float = field(", "test_trap_16"),
+           "temperature: float = 1.0\n    kd_temperature: float = field(", "test_trainer.py::test_trap_16"),
     Mutant("17", "α/(C−1) in place of α/C", "losses.py",
            "return smoothed(nll, log_probs.mean(-1), smoothing)",
-           "return smoothed(nll, log_probs.sum(-1) / (log_probs.shape[-1] - 1), smoothing)", "test_trap_04_05_17"),
+           "return smoothed(nll, log_probs.sum(-1) / (log_probs.shape[-1] - 1), smoothing)",
+           "test_losses_blocked.py::test_trap_04_05_17"),
     Mutant("19", "the order of an epoch is drawn from the global generator", "data/dataset.py",
-           'generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch))', "generator = None", "test_trap_19"),
+           'generator = torch.Generator().manual_seed(seed_of("order", self.seed, epoch))', "generator = None",
+           "test_resume.py::test_trap_19"),
     Mutant("22", "weight rows of the classes with the first biases", "analysis/projection.py",
            "spanned = torch.cat([rows, column[:, None]], dim=1)[chosen]",
-           "spanned = torch.cat([rows[chosen], column[: len(chosen), None]], dim=1)", "test_trap_22"),
-    Mutant("23", "the record leaves out the recipe", "study/cell.py", '"recipe": recipe.to_dict(),', "", "test_trap_23"),
+           "spanned = torch.cat([rows[chosen], column[: len(chosen), None]], dim=1)", "test_projection.py::test_trap_22"),
+    Mutant("23", "the record leaves out the recipe", "study/cell.py", '"recipe": recipe.to_dict(),', "",
+           "study/test_study_records.py::test_trap_23"),
     Mutant("25", "the teacher is left to the student's compilation", "distillation.py",
-           "self.teacher.compile(", "str(", "test_trap_25"),
+           "self.teacher.compile(", "str(", "test_trainer.py::test_trap_25"),
     Mutant("28", "augmentation draws from whatever the generators hold", "data/dataset.py",
-           "seed_generators(self.data_seed, epoch, index)", "pass", "test_trap_28"),
+           "seed_generators(self.data_seed, epoch, index)", "pass", "test_data_dataset.py::test_trap_28"),
     Mutant("29", "the teacher is handed over from memory", "tasks/image_classification.py",
-           "teacher_model=prepared or taught_by(teachers)",
+           "teacher_model=prepared or as_teacher_model(teachers)",
            "teacher_model=prepared or (models.load_trained(str(teachers[0])) if teachers else None)",
-           "test_trap_29_a_teacher"),
+           "study/test_study.py::test_trap_29_a_teacher"),
     Mutant("30", "a mean over micro-batches", "distillation.py",
            "self.loss_is_scaled_for_ga = True if num_items_in_batch is not None else None",
            "num_items_in_batch = None\n        self.loss_is_scaled_for_ga = None\n"
            "        terms, readings = self._terms(logits, model_inputs, labels, None, with_teacher=not evaluating)",
-           "test_trap_30"),
+           "test_trainer.py::test_trap_30"),
     Mutant("31", "the teacher's α smooths the student too", "tasks/task.py",
            '"label_smoothing_factor": cell.student_label_smoothing,', '"label_smoothing_factor": cell.label_smoothing,',
-           "test_trap_31"),
-    Mutant("32", "the teacher runs in inference mode", "teacher.py", "@torch.no_grad()", "@torch.inference_mode()",
-           "test_trap_32 and teacher"),
+           "study/test_study_records.py::test_trap_31"),
+    Mutant("32", "the teacher runs in inference mode", "teacher.py", "@torch.no_grad()\n    def outputs",
+           "@torch.inference_mode()\n    def outputs",
+           "test_trainer.py::test_trap_32"),
     Mutant("33", "the stock smoother is set up for a module without config", "stock.py",
-           "self.args = args if not hasattr(model, \"config\") else None", "self.args = None", "test_trap_33"),
+           "self.args = args if not hasattr(model, \"config\") else None", "self.args = None", "test_trainer.py::test_trap_33"),
     # ---- translation
     Mutant("1", "translators keep their own loss, a mean of each micro-batch", "distillation.py",
-           'bool(getattr(config, "is_encoder_decoder", False)))', "False)", "test_trap_01_a_translators"),
+           'bool(getattr(config, "is_encoder_decoder", False)))', "False)", "test_seq2seq.py::test_trap_01_a_translators"),
     Mutant("2", "the shift fills the labels' own −100", "models/sequence.py",
            "    shifted = labels.new_empty(labels.shape)\n",
            "    labels.masked_fill_(labels.eq(ignore_index), pad)\n    shifted = labels.new_empty(labels.shape)\n",
-           "test_trap_02"),
+           "test_seq2seq_tokens.py::test_trap_02"),
     Mutant("3", "each process divides by its own items", "distillation.py",
-           'items = self.accelerator.reduce(items, "sum")', "pass", "test_trap_03_a_translators"),
+           'items = self.accelerator.reduce(items, "sum")', "pass", "test_seq2seq_processes.py::test_trap_03_a_translators"),
     Mutant("5", "T² on tokens only without top-k", "losses.py",
            "return self.loss_scale * self.temperature**2",
-           "return self.loss_scale * (self.temperature**2 if self.top_k is None else 1)", "test_trap_05_token"),
+           "return self.loss_scale * (self.temperature**2 if self.top_k is None else 1)", "test_seq2seq.py::test_trap_05_token"),
     Mutant("6", "padded tokens stay in the softmax", "losses_blocked.py", "keep = labels.ne(ignore_index)",
            "keep, labels = torch.ones_like(labels, dtype=torch.bool), labels.clamp(min=0)",
-           "test_trap_06_pad_columns"),
+           "test_seq2seq.py::test_trap_06_pad_columns"),
     Mutant("7", "a translation teacher follows whoever calls train()", "seq2seq.py",
-           "        self.stay_in_eval()\n", "", "test_trap_07_a_translation"),
+           "        self.stay_in_eval()\n", "", "test_seq2seq.py::test_trap_07_a_translation"),
     Mutant("8", "the translation teacher is a child of the student", "distillation.py",
            "        if self.args.torch_compile:\n            self.teacher.compile()",
-           "        self.model.teacher = self.teacher.members[0].model", "test_trap_08_a_translators"),
+           "        self.model.teacher = self.teacher.members[0].model", "test_seq2seq.py::test_trap_08_a_translators"),
     Mutant("9", "the loss is taken on the unwrapped model", "distillation.py",
            "outputs = forward(model, self.student_inputs",
-           "outputs = forward(self.accelerator.unwrap_model(model), self.student_inputs", "test_trap_09_a_translators"),
+           "outputs = forward(self.accelerator.unwrap_model(model), self.student_inputs",
+           "test_seq2seq_processes.py::test_trap_09_a_translators"),
     Mutant("13", "token maps are compared by number only", "seq2seq.py",
            "    if theirs == ours:\n        return", "    if len(theirs) == len(ours):\n        return",
-           "test_trap_13_differing_token"),
+           "test_seq2seq_tokens.py::test_trap_13_differing_token"),
     Mutant("13", "a teacher's missing rows weigh as logits of 0", "seq2seq.py", "value=-torch.inf", "value=0.0",
-           "test_trap_13_rows"),
+           "test_seq2seq_tokens.py::test_trap_13_rows"),
     Mutant("16", "the model's sampling temperature is taken for T", "distillation.py",
            'temperature = getattr(args, "kd_temperature", 1.0)',
            'temperature = self.teacher.members[0].model.generation_config.temperature or args.kd_temperature',
+<<<<<<< HEAD
            "test_trap_16_the_distillation_temperature_is_not"),
     Mutant("17", "α/(C−1) over the vocabulary", "losses_rows.py", 'mean = s["logits"] * (nats / classes) - log_total',
            'mean = (s["logits"] * nats - classes * log_total) / (classes - 1)', "test_trap_17_a_translators"),
+=======
+           "test_seq2seq.py::test_trap_16_the_distillation_temperature_is_not"),
+    Mutant("17", "α/(C−1) over the vocabulary", "losses_rows.py", 'mean = s["logits"] / classes - log_total',
+           'mean = (s["logits"] - classes * log_total) / (classes - 1)', "test_seq2seq.py::test_trap_17_a_translators"),
+>>>>>>> 2f69926535275e5d93c11344e39beb9f9aa485e1
     Mutant("18", "predictions keep −100", "trainer.py",
-           "np.where(predictions == IGNORE_INDEX, pad, predictions)", "predictions", "test_trap_18_metrics"),
+           "np.where(predictions == IGNORE_INDEX, pad, predictions)", "predictions", "test_seq2seq.py::test_trap_18_metrics"),
     Mutant("19", "token batches are drawn from no seed", "data/token_batches.py",
            "draw = np.random.default_rng((self.seed, epoch))", "draw = np.random.default_rng()",
-           "test_trap_19_token_batches"),
+           "test_seq2seq_processes.py::test_trap_19_token_batches"),
     Mutant("26", "the padded tail is gathered too", "trainer.py",
            "self.gather_function = self.accelerator.gather_for_metrics", "self.gather_function = self.accelerator.gather",
-           "test_trap_26_predictions"),
+           "test_seq2seq_processes.py::test_trap_26_predictions"),
     Mutant("27", "nobody counts the processes that came up", "study/bench.py",
-           "if found != launched or asked not in (None, found):", "if False:", "test_trap_27_one_process"),
+           "if found != launched or asked not in (None, found):", "if False:", "test_launch.py::test_trap_27_one_process"),
     Mutant("S1", "near and far tokens change places", "analysis/semantics.py",
            "first, last = order[:similar], order[-dissimilar:]", "last, first = order[:dissimilar], order[-similar:]",
-           "test_tokens_are_near_and_far"),
+           "test_semantics.py::test_tokens_are_near_and_far"),
     Mutant("g", "the classes outside the top k are left out of g", "analysis/gradient.py",
-           "+ (classes - p.shape[1]) / classes**2", "+ 0", "test_with_top_k_it_is"),
+           "+ (classes - p.shape[1]) / classes**2", "+ 0", "test_gradient.py::test_with_top_k_it_is"),
     Mutant("31", "the student's own smoothing smooths the teacher's targets", "distillation.py",
            "teacher_logits = self.teacher_logits(inputs, labels, temperature) if taught else None",
            "teacher_logits = self.teacher_logits(inputs, labels, temperature) if taught else None\n"
            "        if taught:\n"
            "            p, a = teacher_logits.softmax(-1), args.label_smoothing_factor\n"
            "            teacher_logits = ((1 - a) * p + a / p.shape[-1]).log()",
-           "test_trap_31_a_translators"),
+           "test_seq2seq.py::test_trap_31_a_translators"),
     Mutant("claims", "who finds a cell taken makes it too", "study/claims.py",
            "(BlockingIOError, PermissionError):\n        return False", "(BlockingIOError, PermissionError):\n        pass",
-           "three_processes_started"),
+           "test_claims.py::three_processes_started"),
     Mutant("claims", "a removed lock file counts as a lock", "study/claims.py",
            "        if still_there(file, path):\n            return file", "        return file",
-           "a_lock_file_that_its_owner"),
+           "test_claims.py::a_lock_file_that_its_owner"),
     Mutant("claims", "nobody waits for what others make", "study/runner.py", "while len(records) < len(planned):",
-           "for _ in range(1):", "three_processes_started"),
+           "for _ in range(1):", "test_claims.py::three_processes_started"),
     Mutant("claims", "what another process saw fail is tried again", "study/runner.py",
-           "stamp is not None and stamp != earlier", "False", "tried_by_one_process_only"),
+           "stamp is not None and stamp != earlier", "False", "test_claims.py::tried_by_one_process_only"),
     Mutant("20", "one process splits its batch over all GPUs", "study/batch.py",
-           "args.world_size != processes or share != 1", "False", "test_trap_20"),
+           "args.world_size != processes or share != 1", "False", "test_launch.py::test_trap_20"),
     Mutant("20", "cells of two processes pass for cells of one", "study/bench.py",
-           '"processes": bench.processes', '"processes": world_size()', "refuses_the_cells_of_two_processes"),
+           '"processes": bench.processes', '"processes": world_size()', "test_launch.py::refuses_the_cells_of_two_processes"),
     Mutant("27", "a configuration that starts strangers is taken", "study/launch.py",
-           'found.num_processes > 1 and (kind in ("NO", "MULTI_CPU") or found.use_cpu)', "False", "starts_strangers"),
+           'found.num_processes > 1 and (kind in ("NO", "MULTI_CPU") or found.use_cpu)', "False",
+           "test_launch.py::starts_strangers"),
     Mutant("19", "a checkpoint at an epoch's last step misses its evaluation", "clock.py",
-           "if not float(state.epoch).is_integer():", "if True:", "from_any_of_them_is_the_whole_run"),
+           "if not float(state.epoch).is_integer():", "if True:", "test_clock.py::from_any_of_them_is_the_whole_run"),
     Mutant("19", "a checkpoint after the last step, which a resumed run goes past", "clock.py",
-           " or state.global_step >= state.max_steps", "", "none_is_written_after_the_last_step"),
+           " or state.global_step >= state.max_steps", "", "test_clock.py::none_is_written_after_the_last_step"),
     Mutant("21", "students do not wait for their teacher", "study/slurm.py",
-           "if array.after:", "if False:", "students_follow_their_own_teacher"),
+           "if array.after:", "if False:", "test_slurm.py::students_follow_their_own_teacher"),
     Mutant("21", "a job that is still queued is submitted again", "study/slurm.py",
-           "if jobs[-1] in now}", "if False}", "students_follow_their_own_teacher"),
+           "if jobs[-1] in now}", "if False}", "test_slurm.py::students_follow_their_own_teacher"),
     Mutant("lockstep", "students draw from one generator in turn", "study/strands.py",
-           "            self._world.restore()", "            pass", "leave_the_checkpoints_that_each_leaves_alone"),
+           "            self._world.restore()", "            pass",
+           "test_lockstep.py::leave_the_checkpoints_that_each_leaves_alone"),
     Mutant("lockstep", "a teacher's answer to another batch", "shared.py",
            "key = (dtype, *((name, id(value)) for name, value in sorted(inputs.items())))", "key = (dtype,)",
-           "a_shared_teacher_answers"),
+           "test_lockstep.py::a_shared_teacher_answers"),
     Mutant("lockstep", "the next batch for whoever comes next", "shared.py",
-           "        if at not in self.kept:\n", "        if True:\n", "read_and_a_teacher_run_once"),
+           "        if at not in self.kept:\n", "        if True:\n", "test_lockstep.py::read_and_a_teacher_run_once"),
     Mutant("14", "an example's logits without looking at what it says", "teacher_cache.py",
+<<<<<<< HEAD
            "labels[row, :length], *said)", "*said)", "padding_is_no_part"),
     Mutant("14", "a cache of the first version alone", "caching.py",
            "range(versions or 1)", "range(1)", "each_epoch_on_stored_versions"),
     Mutant("28", "versions go on for ever", "data/dataset.py",
            "epoch % self.augmentation_versions", "epoch", "of_k_versions_epoch_e"),
+=======
+           "labels[row, :length], *said)", "*said)", "test_teacher_cache.py::padding_is_no_part"),
+>>>>>>> 2f69926535275e5d93c11344e39beb9f9aa485e1
     Mutant("14", "a damaged file is read", "teacher_cache.py",
-           "file_checksum(folder / name) != checksum", "False", "a_damaged_file_is_found_out or trap_14_a_cache"),
+           "file_checksum(folder / name) != checksum", "False", "test_teacher_cache.py::a_damaged_file_is_found_out"),
 ]  # fmt: skip
 
 
@@ -210,9 +234,18 @@ def scratch_copy(folder: Path) -> Path:
     return folder
 
 
-def failing_tests(tree: Path, select: str) -> tuple[int, list[str]]:
+def mutated(mutant: Mutant, package: Path) -> str:
+    """The mutant's file with its cause put back. ValueError when the text to replace does not stand there exactly once."""
+    code = (package / mutant.file).read_text(encoding="utf-8")
+    if (found := code.count(mutant.old)) != 1:
+        raise ValueError(f"{mutant.file} has the text {mutant.old!r} {found} times")
+    return code.replace(mutant.old, mutant.new)
+
+
+def failing_tests(tree: Path, test: str) -> tuple[int, list[str]]:
     """pytest's exit code and the names of the failed tests."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", select, "tests"]
+    file, part = test.split("::")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", part, f"tests/{file}"]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     found = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     failed = [
@@ -227,11 +260,11 @@ def try_mutant(mutant: Mutant) -> str:
     """ "killed by NAME", "SURVIVED", or "STALE" when the text to replace is gone."""
     with tempfile.TemporaryDirectory() as folder:
         tree = scratch_copy(Path(folder))
-        path = tree / "hf_lskd" / mutant.file
-        code = path.read_text(encoding="utf-8")
-        if mutant.old not in code:
-            return "STALE: its text is not in the code"
-        path.write_text(code.replace(mutant.old, mutant.new), encoding="utf-8")
+        try:
+            code = mutated(mutant, tree / "hf_lskd")
+        except ValueError as error:
+            return f"STALE: {error}"
+        (tree / "hf_lskd" / mutant.file).write_text(code, encoding="utf-8")
         returned, failed = failing_tests(tree, mutant.test)
     if returned == 1 and failed:
         return f"killed by {failed[0]}"
@@ -239,10 +272,10 @@ def try_mutant(mutant: Mutant) -> str:
 
 
 @cache
-def passes_unpatched(select: str) -> bool:
+def passes_unpatched(test: str) -> bool:
     """Whether the selected tests pass in a scratch copy that nothing was changed in."""
     with tempfile.TemporaryDirectory() as folder:
-        return failing_tests(scratch_copy(Path(folder)), select)[0] == 0
+        return failing_tests(scratch_copy(Path(folder)), test)[0] == 0
 
 
 def main(traps: list[str]) -> int:

@@ -19,8 +19,8 @@ from hf_lskd.study import compare
 from hf_lskd.study.compare import COMPARE, FIELDS, SETTING, verdict, write_comparison
 from hf_lskd.study.report import write_report
 from hf_lskd.study.report_numbers import Estimate
+from tests.report.page import Page
 from tests.study_folder import make_study
-from tests.test_report import Page
 
 AXIS = (1.0, 2.0, 3.0, 64.0)
 PRINTED = {  # top-1 or BLEU: α = 0 then α = 0.1, each teacher first, then T = 1, 2, 3, 64; copied by hand

@@ -116,6 +116,12 @@ def python(code: str) -> str:
     return done.stdout
 
 
+def test_contributing_has_the_layout() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("    cli → ")]
+    assert [set(group.split(", ")) for group in line.strip().split(" → ")] == LAYOUT
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_to_rooms_further_right_only(module: str) -> None:
     file = source(module)

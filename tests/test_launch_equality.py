@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from hf_lskd import diffusion_index
 from hf_lskd.data.token_batches import TokenBatchSampler
 from hf_lskd.recipe import recipe_from_dict
-from hf_lskd.record import Cell
+from hf_lskd.record import Cell, without_times
 from hf_lskd.tasks import open_task
 from tests.conftest import assert_same_weights
 from tests.pairs import finished, free_port
@@ -34,7 +34,6 @@ CELLS = ("digits-teacher", "digits-T1", "digits-T2", "cldr-teacher", "cldr-T2") 
 STEPS = 4
 PLACES = ("one machine", "two machines", "in parts")
 EACH = [(where, name) for where in PLACES for name in CELLS if where != "in parts" or name.startswith("digits")]
-TIMES = ("runtime", "_per_second")
 
 
 def digits(folder: Path, processes: int, **more: Any) -> list[list[str]]:
@@ -198,10 +197,8 @@ def test_what_is_logged_and_measured_is_that_of_one_process(runs: Any, where: st
     ours, alone = (runs[which][1][0]["trained"][index]["log"] for which in (where, "alone"))
     assert len(ours) == len(alone) == STEPS + STEPS // 2
     for found, expected in zip(ours, alone):
-        wanted = {key: value for key, value in expected.items() if not key.endswith(TIMES)}
-        assert {key: value for key, value in found.items() if not key.endswith(TIMES)} == pytest.approx(
-            wanted, rel=1e-4
-        )
+        wanted = without_times(expected)
+        assert without_times(found) == pytest.approx(wanted, rel=1e-4)
     measured, by_one = (record(runs[which][0], name) for which in (where, "alone"))
     for key in ("nll", "ece", "top1", "top5", "token_accuracy", "agreement"):
         if key in by_one["metrics"]:

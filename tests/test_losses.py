@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from hf_lskd.errors import InputError
 from hf_lskd.losses import (
     LossTerms,
+    Mixture,
     count_items,
     distillation_kl,
     distillation_loss,
     distillation_terms,
     label_smoothed_cross_entropy,
     nll_rows,
+    plain_terms,
 )
 from tests.reference import slow_kl, slow_smoothed_cross_entropy
 
@@ -48,6 +50,20 @@ def test_kl_is_the_loop(classes: int, temperature: float, options: dict) -> None
     assert ours.item() == pytest.approx(
         slow_kl(student.tolist(), teacher.tolist(), temperature, labels=labels.tolist(), **options), rel=1e-10
     )
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("options", [{}, {"scale_student": False}, {"top_k": 2}, {"num_items": 11.0}], ids=str)
+def test_trap_04_05_06_17_the_plain_composition_is_the_loop(temperature: float, options: dict) -> None:
+    """What runs on a GPU. With a teacher, a CPU takes the blocked pass: the tests beside this one do not come here."""
+    student, teacher, labels = draw(5, 7)
+    labels[0] = -100
+    mixture = Mixture(temperature, 0.3, 0.1, options.get("scale_student", True), options.get("top_k"))
+    terms, _ = plain_terms(student, teacher, labels, mixture, num_items := options.get("num_items"))
+    rows = student.tolist(), teacher.tolist(), labels.tolist()
+    hard = slow_smoothed_cross_entropy(rows[0], rows[2], 0.1, num_items)
+    soft = slow_kl(rows[0], rows[1], temperature, labels=rows[2], **options)
+    assert [term.item() for term in terms] == pytest.approx([0.7 * hard + 0.3 * soft, hard, soft], rel=1e-10)
 
 
 def test_at_smoothing_zero_it_is_torchs_cross_entropy() -> None:

@@ -13,10 +13,9 @@ from torch.utils.data import IterableDataset
 
 from hf_lskd import DistillationTrainer, InputError
 from hf_lskd.models import find_classifier, reading_classifier
-from tests.conftest import RESNET, Examples, tiny
+from tests.conftest import RESNET, Examples, Make, tiny
 from tests.families import ONE_HEAD, SEVERAL_HEADS, SIDE, build
 
-Make = Callable[..., Any]
 PICTURES = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 

@@ -21,7 +21,7 @@ from hf_lskd.recipe import parse_recipe
 from tests.conftest import Examples
 from tests.pages import ROOT, blocks, run_snippet
 
-PAGES = ("README.md", "docs/use.md", "docs/export.md", "docs/paper.md", "docs/cost.md", "docs/launch.md")
+PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
 SNIPPETS = {page: blocks(page, "python") for page in ("README.md", "docs/use.md")}  # export.md's: in test_export.py
 SEARCHED = (1.0, 2.0, 64.0)
 
@@ -186,28 +186,43 @@ def test_each_recipe_is_valid(recipe: str) -> None:
 
 
 def commands(page: str) -> list[str]:
-    """The commands of a page: in back ticks, and as the lines of a block."""
+    """The commands of a page: in back ticks, and as the lines of a block, fenced or indented."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    lines = [line for block in re.findall(r"```\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
-    shown = re.findall(r"`(hf-lskd [^`]+)`", text) + [
-        line.split("  #")[0] for line in lines if line.startswith("hf-lskd ")
-    ]
-    return [line.strip() for text in shown for line in text.split("`, `")]
+    lines = [line.split("  #")[0] for line in re.findall(r"^(?:    )?(hf-lskd .*)$", text, flags=re.MULTILINE)]
+    return [line.strip() for line in (*re.findall(r"`(hf-lskd [^`]+)`", text), *lines)]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/export.md"])
-def test_each_command_is_one_of_ours(page: str) -> None:
-    parser, _ = build_parser()
-    texts = commands(page)
-    assert len(texts) >= 4
-    for text in texts:
-        words = shlex.split(re.sub(r"\bRECIPE\b…?", "recipe.yaml", text).replace("…", ""))
-        parser.parse_known_args(words[1:])
+@pytest.mark.parametrize("page", PAGES)
+def test_each_command_is_one_of_ours_and_takes_these_options(page: str) -> None:
+    """RECIPE and N stand for any; a command alone is one that the page speaks of; what training takes may follow `train`."""
+    parser, known = build_parser()
+    for text in commands(page):
+        words = shlex.split(re.sub(r"\bRECIPE\b…?", "recipe.yaml", re.sub(r"\bN\b", "2", text)).replace("…", ""))[1:]
+        assert words[0] in (*known, "--help"), text
+        if len(words) > 1:
+            _, rest = parser.parse_known_args(words)
+            assert not rest or words[0] == "train", text
+
+
+def test_the_pages_show_commands() -> None:
+    assert {page for page in PAGES if len(commands(page)) >= 3} >= {
+        "README.md",
+        "docs/convert.md",
+        "docs/export.md",
+        "docs/launch.md",
+    }
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_target_of_make_is_in_the_makefile(page: str) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    named = re.findall(r"(?:`|^ *)make ([a-z-]+)", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(named) <= set(targets)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_each_link_leads_to_a_file(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in link]
-    assert links or page == "docs/export.md"
+    assert links or page in ("docs/bench.md", "docs/convert.md", "docs/export.md")
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []

@@ -20,8 +20,8 @@ from hf_lskd.study.report_translation import paired_table, readings, score_table
 from hf_lskd.study.report_words import answer_lines
 from hf_lskd.study.summary import accuracy_table
 
+from .report.page import Page, page_of
 from .study_folder import Plan, held_out, make_study
-from .test_report import Page, page_of
 
 TRANSLATION: Mapping[str, Any] = {
     "task": "translation",

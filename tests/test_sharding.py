@@ -1,18 +1,13 @@
 """Students in parts: what is refused, with what to do instead. What works is in test_launch_equality.py."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 
 from hf_lskd import DistillationTrainer, InputError
 from hf_lskd.sharding import check_sharding, check_teacher_whole, check_tied, is_sharded, launched_with, whole_model
 from hf_lskd.tasks.image_classification import fused_sgd
-from tests.conftest import Examples, tiny
+from tests.conftest import Examples, Make, tiny
 from tests.tiny_seq2seq import tiny_seq2seq
-
-Make = Callable[..., Any]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_jobs_that_are_requeued_and_cancelled_end_as_the_inline_study(
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "submitted: 2 teachers, 4 students; queued or running already: 0; finished: 0 of 6 cells" in said
-    jobs = slurm.jobs_of(study)
+    jobs = slurm.submitted_jobs(study)
 
     until(lambda: half_trained(study, "teacher-a0-s0"))
     assert ask(cluster, "scontrol", "requeue", jobs["teacher-a0-s0"][0]) == ""
@@ -66,7 +66,7 @@ def test_jobs_that_are_requeued_and_cancelled_end_as_the_inline_study(
     requeued, again = begun(study, "teacher-a0-s0"), begun(study, "teacher-a0.1-s0")
     assert "requeued 0 times" in requeued[0]
     assert "requeued 1 times" in requeued[1]
-    assert [jobs["teacher-a0.1-s0"][0] in again[0], slurm.jobs_of(study)["teacher-a0.1-s0"][1] in again[1]] == [
+    assert [jobs["teacher-a0.1-s0"][0] in again[0], slurm.submitted_jobs(study)["teacher-a0.1-s0"][1] in again[1]] == [
         True
     ] * 2
     for name in ("teacher-a0-s0", "teacher-a0.1-s0"):
@@ -221,7 +221,7 @@ def test_what_sbatch_refuses_is_said_in_its_own_words(
     (commands / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2; exit 1\n")
     assert submit(tmp_path) == 2
     assert "invalid partition specified: gpu" in capsys.readouterr().err
-    assert slurm.jobs_of(tmp_path / "study") == {}
+    assert slurm.submitted_jobs(tmp_path / "study") == {}
 
 
 def test_without_a_cluster_nothing_is_begun(

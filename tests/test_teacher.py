@@ -3,7 +3,6 @@
 import copy
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +19,9 @@ from transformers import AutoImageProcessor
 
 from hf_lskd import DistillationTrainer, InputError
 from hf_lskd.teacher import Member, Teacher, prepare_teacher
-from tests.conftest import CLASSES, RESNET, VIT, Examples, assert_same_weights, tiny, weights
+from tests.conftest import CLASSES, RESNET, VIT, Examples, Make, assert_same_weights, tiny, weights
 from tests.families import ONE_HEAD, build
 
-Make = Callable[..., Any]
 CPU = torch.device("cpu")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

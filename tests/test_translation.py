@@ -16,9 +16,10 @@ from hf_lskd.cli import main
 from hf_lskd.errors import InputError
 from hf_lskd.metrics import score_translations
 from hf_lskd.recipe import Recipe, parse_recipe
+from hf_lskd.record import TRANSLATIONS
 from hf_lskd.study.runner import run_study
 from hf_lskd.tasks import open_task
-from hf_lskd.tasks.translation import TRAINING_TRANSLATIONS, TRANSLATIONS
+from hf_lskd.tasks.translation import TRAINING_TRANSLATIONS
 
 WORDS = {"red": "rot", "green": "grün", "house": "Haus", "tree": "Baum", "big": "groß", "small": "klein", "two": "zwei",
          "three": "drei", "see": "sehe", "hear": "höre", "old": "alt", "new": "neu"}  # fmt: skip

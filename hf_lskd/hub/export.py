@@ -11,9 +11,8 @@ from typing import Any
 from hf_lskd.errors import InputError, nearest
 from hf_lskd.hub.export_command import FORMATS
 from hf_lskd.hub.export_source import IMAGES, TRANSLATION, Source, open_source
-from hf_lskd.record import hardware, versions, write_json
+from hf_lskd.record import EXPORT, hardware, versions, write_json
 
-FILE = "export.json"
 HOLDS = {"onnx": IMAGES, "torch": IMAGES, "ctranslate2": TRANSLATION}  # what a format is for here
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "ctranslate2": ("ctranslate2",), "torch": ()}
 
@@ -51,7 +50,7 @@ def export_model(
         made = write(source, format, int8, work)
         check_loss(made["metrics"], max_loss, int8)
         made = {**whole(source, format, int8, work), **made, "max_loss": max_loss if int8 else None}
-        write_json(work / FILE, made)
+        write_json(work / EXPORT, made)
         replace_folder(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -160,7 +159,7 @@ def earlier(folder: Path) -> set[str]:
     from hf_lskd.models.files import read_json
 
     try:
-        return {FILE, *read_json(folder / FILE)["files"]}
+        return {EXPORT, *read_json(folder / EXPORT)["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_lskd.errors import InputError
-from hf_lskd.record import FILE, file_sha256
+from hf_lskd.record import EXPORT, FILE, file_sha256
 
-EXPORT = "export.json"  # as `hf-lskd export` writes it
 KEPT = ("format", "int8", "metrics", "size_bytes", "latency_ms", "versions")
 
 

@@ -8,14 +8,13 @@ from typing import Any
 from hf_lskd.errors import InputError
 from hf_lskd.models.files import model_facts
 from hf_lskd.recipe import signature
-from hf_lskd.record import CELLS, FILE, MODEL, STUDY, Cell, file_sha256, read_record
+from hf_lskd.record import CELLS, FILE, MODEL, RESULTS, STUDY, Cell, file_sha256, read_record
 from hf_lskd.study.report_eta import EtaSummary, Range, summaries
 from hf_lskd.study.report_folder import Cell as Row
 from hf_lskd.study.report_folder import Key, StudyFolder, read_study
 from hf_lskd.study.report_numbers import Estimate, Scores, example_interval, floor
 from hf_lskd.study.report_words import answer
 
-RESULTS = "results.csv"
 LEVEL = 95  # percent, of every interval of a study
 
 

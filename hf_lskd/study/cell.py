@@ -33,6 +33,7 @@ from hf_lskd.record import (
     read_record,
     reset_peak_memory,
     versions,
+    without_times,
     write_json,
 )
 from hf_lskd.sharding import whole_model
@@ -60,7 +61,7 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teachers: Sequence[Path]) -
     started = clock()
     forget_earlier_cells()
     reset_peak_memory()
-    sources = [taught_by(teacher) for teacher in teachers]
+    sources = [teacher_source(teacher) for teacher in teachers]
     sign = cell_signature(bench, cell, [source["signature"] for source in sources])
     work = partial_folder(folder)
     first = world_size() == 1 or process_state(bench.recipe).is_main_process
@@ -99,7 +100,7 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teachers: Sequence[Path]) -
     return read_record(folder) or {}
 
 
-def taught_by(teacher: Path) -> dict[str, Any]:
+def teacher_source(teacher: Path) -> dict[str, Any]:
     """Name, signature and the record's hash of a teacher's finished cell."""
     record = read_record(teacher) or {}
     return {"name": record["name"], "signature": record["signature"], "record_sha256": file_sha256(teacher / FILE)}
@@ -296,15 +297,12 @@ def history(log: list[dict[str, Any]], task: Task) -> dict[str, Any]:
     for entry in log:
         evaluation = "eval_loss" in entry
         if evaluation or "loss" in entry:
-            kept = {key.removeprefix("eval_"): value for key, value in entry.items() if not key.endswith(TIMES)}
+            kept = {key.removeprefix("eval_"): value for key, value in without_times(entry).items()}
             curve.append({**kept, "split": "validation" if evaluation else "train"})
     metric, sign = task.curve_metric, task.curve_sign
     scored = [point for point in curve if metric in point]
     best: Mapping[str, Any] = max(scored, key=lambda point: sign * point[metric], default={})
     return {"curve": curve, "best": {"epoch": best["epoch"], metric: best[metric]} if best else None}
-
-
-TIMES = ("runtime", "_per_second")  # how long a pass took is no part of a curve
 
 
 def forget_earlier_cells() -> None:

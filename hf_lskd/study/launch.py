@@ -97,7 +97,7 @@ def make_launched(config: Config, bench: Bench, cell: Cell, place: Path, teacher
     log = log_of(folder, cell)
     forget_failure(place)
     began = log.stat().st_size if log.is_file() else 0
-    status = run_group(command(config, folder, cell), log)
+    status = run_process_group(command(config, folder, cell), log)
     record = read_record(place)
     if record is not None and record["status"] == "complete":
         return record
@@ -140,7 +140,7 @@ def lost_rank(text: str) -> str | None:
 # ---- Process groups
 
 
-def run_group(words: Sequence[str], log: Path) -> int:
+def run_process_group(words: Sequence[str], log: Path) -> int:
     """Run a command and all that it starts, in a session of its own. Returns its exit status: negative, the signal.
 
     Nothing of it outlives this process: its members end when their standard input does, which only this process holds open.

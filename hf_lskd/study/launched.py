@@ -56,13 +56,13 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the process that speaks and writes, by what its launcher told it: the others may know nothing of it."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(what: str) -> None:
-    if is_first():
+    if is_rank_zero():
         print(what, flush=True)
 
 
@@ -105,7 +105,7 @@ def attempt(recipe: Recipe, cell: Cell, folder: Path, processes: int | None, cla
             make(recipe, cell, place)
     except Exception as error:
         traceback.print_exc()
-        if is_first() and finished(place) is None:
+        if is_rank_zero() and finished(place) is None:
             fail_cell(recipe, cell, place, error)
         return 2 if isinstance(error, InputError) else 1
     return 0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_lskd.errors import InputError
-from hf_lskd.record import TARGETS, target_point
+from hf_lskd.record import RESULTS, TARGETS, TRANSLATIONS, target_point
 
 METRICS = (
     *("top1", "top5", "ece", "nll", "train_top1", "best_top1", "best_epoch", "agreement"),
@@ -175,7 +175,6 @@ class StudyFolder:
         return self.recipe.get("task") == "translation"
 
 
-TRANSLATIONS = "translations.jsonl"
 _AGAIN = "Delete the damaged cell's folder and run the study again: only what is missing is done."
 
 
@@ -184,10 +183,10 @@ def read_study(folder: Path) -> StudyFolder:
 
     Raises InputError naming the file for a folder that is no study, damaged JSON, and a table without a needed column.
     """
-    results = folder / "results.csv"
+    results = folder / RESULTS
     if not results.is_file():
         raise InputError(
-            f"{folder} has no results.csv",
+            f"{folder} has no {RESULTS}",
             "the folder of a study (study.json, results.csv, cells/)",
             "Make one with `hf-lskd study RECIPE --output-dir DIR`.",
         )

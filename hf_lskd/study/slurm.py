@@ -116,7 +116,9 @@ def arrays(recipe: Recipe, folder: Path, missing: Sequence[Cell], waiting: Mappi
         students = tuple(cell for cell in missing if cell.role == "student" and row_of(recipe, cell) == row)
         if students:
             teachers = row_teachers(recipe, row.label_smoothing, row.seed)
-            found = [jobs_of(folder)[one.name][-1] if one in first else waiting.get(one.name) for one in teachers]
+            found = [
+                submitted_jobs(folder)[one.name][-1] if one in first else waiting.get(one.name) for one in teachers
+            ]
             yield Array(f"students-of-{row.name}", students, tuple(job for job in found if job is not None))
 
 
@@ -148,14 +150,14 @@ def run(*words: str) -> str:
 # ---- What is known of jobs
 
 
-def jobs_of(folder: Path) -> dict[str, list[str]]:
+def submitted_jobs(folder: Path) -> dict[str, list[str]]:
     """The elements that were submitted for each cell, the newest last."""
     path = folder / SLURM / JOBS
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def note_jobs(folder: Path, elements: Mapping[str, str]) -> None:
-    known = jobs_of(folder)
+    known = submitted_jobs(folder)
     write_json(
         folder / SLURM / JOBS, {**known, **{name: [*known.get(name, []), job] for name, job in elements.items()}}
     )
@@ -169,7 +171,7 @@ def queued() -> set[str]:
 def still_queued(folder: Path) -> dict[str, str]:
     """The element of each cell that has one which is still to come, or at work."""
     now = queued()
-    return {name: jobs[-1] for name, jobs in jobs_of(folder).items() if jobs[-1] in now}
+    return {name: jobs[-1] for name, jobs in submitted_jobs(folder).items() if jobs[-1] in now}
 
 
 # ---- What is said and collected
@@ -187,7 +189,7 @@ def tell(recipe: Recipe, folder: Path, submitted: Mapping[str, Array]) -> None:
         f"submitted: {roles.count('teacher')} teachers, {roles.count('student')} students; queued or running already: "
         f"{len(planned) - done - len(new)}; finished: {done} of {len(planned)} cells"
     )
-    again = [cell.name for cell in new if len(jobs_of(folder)[cell.name]) > 1]
+    again = [cell.name for cell in new if len(submitted_jobs(folder)[cell.name]) > 1]
     if again:
         print(f"submitted again, since their jobs ended before them: {', '.join(again)} (see {folder / LOGS})")
     print("The same command again collects what is finished and submits what is missing.")
@@ -209,14 +211,14 @@ def wait(recipe: Recipe, folder: Path) -> None:
         if not any(cell.name in coming for cell in missing_of(recipe, folder)):
             break
     for cell in missing_of(recipe, folder):
-        give_up(recipe, cell, folder / CELLS / cell.name)
+        record_lost_job(recipe, cell, folder / CELLS / cell.name)
 
 
 class JobLostError(RuntimeError):
     """A job ended, or was never begun, and its cell is not finished."""
 
 
-def give_up(recipe: Recipe, cell: Cell, place: Path) -> None:
+def record_lost_job(recipe: Recipe, cell: Cell, place: Path) -> None:
     """Record that a cell was not made, unless it says so itself or somebody else is making it."""
     with claim(place) as mine:
         if mine and read_record(place) is None:

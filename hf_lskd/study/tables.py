@@ -19,7 +19,7 @@ from hf_lskd.analysis.separation import class_geometry
 from hf_lskd.analysis.statistics import ClassStatistics
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe
-from hf_lskd.record import CELLS, STATISTICS
+from hf_lskd.record import CELLS, RESULTS, STATISTICS
 from hf_lskd.study.classes import sets_of_study
 from hf_lskd.study.grid import CURVE
 from hf_lskd.study.projections import PROJECTIONS, write_projections
@@ -27,7 +27,6 @@ from hf_lskd.tasks.task import SPLITS, Task
 
 logger = logging.getLogger(__name__)
 
-RESULTS = "results.csv"
 ETA = "eta.csv"
 CHANCE = "eta_chance.csv"
 

@@ -23,7 +23,7 @@ from hf_lskd.errors import InputError
 from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
 from hf_lskd.record import PREDICTIONS, STATISTICS, Cell
 from hf_lskd.sharding import launched_with
-from hf_lskd.tasks.task import READING, Features, Judged, Task, derived_seed, said, taught_by
+from hf_lskd.tasks.task import READING, Features, Judged, Task, as_teacher_model, derived_seed, said
 from hf_lskd.teacher import Teacher, check_classes
 from hf_lskd.trainer import DistillationTrainer
 
@@ -150,7 +150,7 @@ class ImageClassification(Task):
             compute_metrics=top_accuracies,
             preprocess_logits_for_metrics=label_ranks,
             callbacks=list(callbacks),
-            teacher_model=prepared or taught_by(teachers),
+            teacher_model=prepared or as_teacher_model(teachers),
         )
         trainer.remove_callback(PrinterCallback)  # the study has its own progress line, the record its own curve
         return trainer

@@ -295,7 +295,7 @@ def said(logits: Tensor, labels: Tensor, example_id: Tensor | None) -> dict[str,
     return {key: value.cpu() for key, value in rows.items()}
 
 
-def taught_by(folders: Sequence[Path]) -> str | list[str] | None:
+def as_teacher_model(folders: Sequence[Path]) -> str | list[str] | None:
     """The models in these folders as a trainer takes them: none, one, or several at once."""
     paths = [str(folder) for folder in folders]
     return paths if len(paths) > 1 else paths[0] if paths else None

@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
@@ -37,15 +35,13 @@ from hf_lskd.models.sequence import (
     token_rows,
 )
 from hf_lskd.recipe import DecodingSpec, EtaSpec, ModelSpec, Recipe, StudentSpec, signature
-from hf_lskd.record import MODEL, Cell
+from hf_lskd.record import MODEL, TRANSLATIONS, Cell
 from hf_lskd.seq2seq import check_token_maps
-from hf_lskd.tasks.task import READING, SPLITS, Features, Judged, Task, derived_seed, said, taught_by
+from hf_lskd.tasks.target_tokens import check_frequent, enough, first_states, frequent_tokens, rows_with
+from hf_lskd.tasks.task import READING, SPLITS, Features, Judged, Task, as_teacher_model, derived_seed, said
 from hf_lskd.teacher import Teacher
 from hf_lskd.trainer import Seq2SeqDistillationTrainer
 
-logger = logging.getLogger(__name__)
-
-TRANSLATIONS = "translations.jsonl"  # of the held-out pairs, in a cell's folder
 TRAINING_TRANSLATIONS = (
     "translations.train-{key}.jsonl"  # of a training text by one way of decoding, in a teacher's cell
 )
@@ -188,7 +184,7 @@ class Translation(Task):
             train_dataset=self._training_rows(self.spec(cell), teachers, args),
             eval_dataset=self.rows["curve"].by_length(),
             callbacks=list(callbacks),
-            teacher_model=(prepared or taught_by(teachers)) if (cell.kd_weight or 0) > 0 else None,
+            teacher_model=(prepared or as_teacher_model(teachers)) if (cell.kd_weight or 0) > 0 else None,
         )
         trainer.remove_callback(PrinterCallback)  # the study has its own progress line, the record its own curve
         return trainer
@@ -308,39 +304,18 @@ class Translation(Task):
 
     def frequent(self, eta: EtaSpec) -> list[int]:
         """The target tokens that occur `eta.min_count` times in each split, special ones left out."""
-        counts = [
-            np.bincount(
-                [token for _, target in self.rows[split].rows for token in target], minlength=len(self.class_names)
-            )
-            for split in SPLITS
-        ]
-        often = np.flatnonzero(np.minimum(*counts) >= eta.min_count).tolist()
-        return [token for token in often if token not in self.tokenizer.all_special_ids]
+        return frequent_tokens(self.rows, eta.min_count, len(self.class_names), self.tokenizer.all_special_ids)
 
     def check_eta(self, eta: EtaSpec) -> None:
         """Raise InputError for unknown and rare targets, and warn where too few tokens are frequent for η: it is then left out."""
-        if eta.sets is not None:  # a file's, which is read before this
-            return
-        often = self.frequent(eta)
-        if eta.targets != "all":
-            rare = [name for name in eta.targets if self.class_index(name) not in often]
-            if rare:
-                raise InputError(
-                    f"eta.targets: {rare[0]!r} is too rare", f"tokens that occur {eta.min_count} times in each split"
-                )
-        needed = eta.min_similar + eta.dissimilar + 1
-        if len(often) < needed:
-            logger.warning(
-                "η is left out: %d target tokens occur %d times in each split, and it takes %d (%d similar, %d dissimilar and "
-                "the target). Lower eta.min_count or eta.dissimilar, or take more text.",
-                *(len(often), eta.min_count, needed, eta.min_similar, eta.dissimilar),
-            )
+        if eta.sets is None:  # else a file's, which is read before this
+            check_frequent(eta, self.frequent(eta), self.class_index)
 
     def sets_of_teacher(self, eta: EtaSpec, folder: Path) -> dict[int, SimilarSets] | None:
         """S1 and S2 of the frequent target tokens: the nearest and farthest rows of the output embedding of the teacher in
         `folder`; None where there are too few of them."""
         often = self.frequent(eta)
-        if len(often) < eta.min_similar + eta.dissimilar + 1:
+        if not enough(eta, often):
             return None
         weight, _ = output_weights(load_trained_seq2seq(str(folder / MODEL)))
         sizes = {"similar": eta.min_similar, "dissimilar": eta.dissimilar}
@@ -348,27 +323,9 @@ class Translation(Task):
 
     def features(self, cell: Cell, folder: Path, classes: Sequence[int], split: str, most: int) -> Features:
         """Decoder states of the first `most` occurrences of each token, from the model saved in `folder`."""
-        trainer = self.reader(cell, folder)
-        rows, left = self.rows[split], dict.fromkeys(classes, most)
-        states, labels = [], []
-        for batch in trainer.penultimate(Subset(rows, rows_with(rows, classes, most))):
-            for c in classes:
-                at = torch.nonzero(batch.labels == c).flatten()[: left[c]]
-                left[c] -= len(at)
-                states.append(batch.features[at].cpu())
-                labels.append(batch.labels[at].cpu())
-        return Features(torch.cat(states), torch.cat(labels), *output_weights(trainer.model))
-
-
-def rows_with(rows: TranslationDataset, classes: Sequence[int], most: int) -> list[int]:
-    """The first rows that hold `most` occurrences of each of these target tokens, or all that there are, in order."""
-    left, found = dict.fromkeys(classes, most), []
-    for index, (_, target) in enumerate(rows.rows):
-        here = {c: target.count(c) for c in classes if left[c] > 0}
-        if any(here.values()):
-            found.append(index)
-            left.update({c: left[c] - count for c, count in here.items()})
-    return found
+        trainer, rows = self.reader(cell, folder), self.rows[split]
+        batches = trainer.penultimate(Subset(rows, rows_with(rows, classes, most)))
+        return Features(*first_states(batches, classes, most), *output_weights(trainer.model))
 
 
 class Joined(ConcatDataset):

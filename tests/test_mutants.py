@@ -1,0 +1,35 @@
+"""Every mutant can still be made, and the tests that it must break are still there; `make mutants` sees them fail."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import MUTANTS, ROOT, Mutant, mutated
+
+TESTS = Path(__file__).parent
+every_mutant = pytest.mark.parametrize("mutant", MUTANTS, ids=[f"{m.trap}: {m.cause}" for m in MUTANTS])
+
+
+def quick_tests(file: str) -> list[str]:
+    """The names of a file's tests, without those marked slow (alone or all at once), which no mutant's run would start."""
+    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+    if any("mark.slow" in ast.unparse(line) for line in tree.body if isinstance(line, ast.Assign)):
+        return []
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    return [test.name for test in found if not any("mark.slow" in ast.unparse(mark) for mark in test.decorator_list)]
+
+
+@every_mutant
+def test_its_text_stands_once_in_its_file_and_what_replaces_it_is_python(mutant: Mutant) -> None:
+    ast.parse(mutated(mutant, ROOT / "hf_lskd"))
+
+
+@every_mutant
+def test_the_tests_that_it_must_break_are_there(mutant: Mutant) -> None:
+    file, part = mutant.test.split("::")
+    assert any(part in name for name in quick_tests(file)), mutant.test
+
+
+def test_no_mutant_stands_twice() -> None:
+    assert len({(mutant.file, mutant.old, mutant.new, mutant.test) for mutant in MUTANTS}) == len(MUTANTS)
