@@ -134,6 +134,8 @@ def trained(bench: Bench, cell: Cell, work: Path, teachers: Sequence[Path], fact
             bench.seat.take(trainer)
         said = check_batch(trainer.args, bench.processes)
         resume = bench.seat.resume if bench.seat is not None else None
+        if resume is not None:
+            drop_later(work, resume)
         checkpoint = agreed(bench.recipe, partial(last_whole_checkpoint, work, resume))
         if bench.say is not None:
             bench.say(said if checkpoint is None else f"{said}; goes on from {Path(checkpoint).name}")
@@ -232,6 +234,13 @@ def last_whole_checkpoint(work: Path, at_most: int | None = None) -> str | None:
     return str(found[max(steps)]) if steps else None
 
 
+def drop_later(work: Path, step: int) -> None:
+    """Remove the checkpoints after `step`: students that go on from it together keep the same ones again."""
+    for later, checkpoint in whole_checkpoints(work).items():
+        if later > step:
+            shutil.rmtree(checkpoint)
+
+
 def whole_checkpoints(work: Path) -> dict[int, Path]:
     """Step and folder of each checkpoint in `work` whose last file, the Trainer's state, is whole: a kill may leave half of
     one."""
@@ -283,6 +292,7 @@ def base_record(recipe: Recipe, cell: Cell, sign: str) -> dict[str, Any]:
         "status": "complete",
         "error": None,
         **cell.to_dict(),
+        "data_seed": recipe.data_seed(cell.seed),
         "signature": sign,
         "recipe": recipe.to_dict(),
         "study": {"name": recipe.name},
