@@ -240,9 +240,10 @@ def recipe_from_dict(values: Mapping[str, Any], path: str = "<recipe>") -> Recip
 def same_in_all_seeds(page: Mapping[str, Any]) -> list[str]:
     """In words, what a student's seeds have in common by a resolved recipe, so that no interval over them holds its change."""
     teacher, switches = page.get("teacher") or {}, page.get("switches") or {}
-    one = any(teacher.get(key) is not None for key in ("seed", "ensemble", "path"))
+    taught = any(teacher.get(key) is not None for key in ("seed", "ensemble", "path"))
     ordered = switches.get("data_seed") is not None
-    return ["the order of the data"] * ordered + ["the teacher"] * one
+    teachers = "the teachers" if len(teacher.get("ensemble") or ()) > 1 else "the teacher"
+    return ["the order of the data"] * ordered + [teachers] * taught
 
 
 def _recipe_of(document: Document) -> Recipe:
