@@ -244,7 +244,7 @@ def test_when_the_one_who_decides_fails_the_next_one_does(tmp_path: Path) -> Non
 
 def test_a_study_that_saves_by_the_clock_goes_on_in_lockstep_after_a_kill(page: dict[str, Any], tmp_path: Path) -> None:
     made = changed(changed(page, "grid.kd_loss_scale", [1.0]), "grid.temperature", [1, 2])
-    made["training"] |= {"max_steps": 60, "save_strategy": "no", "save_minutes": 0.2 / 60, "eval_steps": 25}
+    made["training"] |= {"max_steps": 60, "save_strategy": "no", "save_minutes": 0.1 / 60, "eval_steps": 25}
     names = [f"student-a0.1-T{t}-s{seed}" for seed in SEEDS for t in (1, 2)]
     folder, recipe = tmp_path / "run", dump(made, tmp_path / "recipe.yaml")
     places = [folder / f"cells/.{name}.partial/trainer" for name in names]
