@@ -37,6 +37,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
         ("gradient scale g", measured(record, "target_gradient", 3, "(a full-size gradient is about one)")),
         ("entropy of the targets", measured(record, "target_entropy", 2, "nats")),
         ("seed", plain(record, "seed")),
+        ("seed of the data", plain(record, "data_seed") if record.get("data_seed") != record.get("seed") else ""),
     ]
     return [(name, text) for name, text in found if text]
 

@@ -6,6 +6,7 @@ from typing import Any
 from hf_lskd.card_data import OWN, of_data
 from hf_lskd.card_facts import Record, extra, facts, model_spec
 from hf_lskd.card_tables import estimate, eta_table, exports_table, grid_table, number, results_table, sentence
+from hf_lskd.recipe import same_in_all_seeds
 from hf_lskd.record import exact
 
 UNITS = {"top1": ("top-1", " %", "points"), "bleu": ("BLEU", "", "BLEU points"),
@@ -214,6 +215,11 @@ def limits(record: Record) -> list[str]:
     score = extra(record).get("score") or {}
     if not extra(record).get("over_seeds"):
         found.append("One model of one seed: another seed would give another number, and by how much is not said here.")
+    common = same_in_all_seeds(record.get("recipe") or {})
+    if extra(record).get("over_seeds") and common and record["role"] == "student":
+        found.append(
+            f"Its study's seeds have {' and '.join(common)} in common: no ± here holds what another would change."
+        )
     if score.get("low") is None:
         found.append("No interval: nothing here says how far the score may be off.")
     if record["role"] == "student" and record.get("target_gradient") is not None:

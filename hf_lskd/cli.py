@@ -202,7 +202,7 @@ def add_study(sub: argparse.ArgumentParser) -> None:
         "--lockstep",
         choices=("on", "off"),
         default="on",
-        help="train students that differ only in T or loss weight together, as far as memory allows (the same results, sooner)",
+        help="train students of one teacher that read the same batches together, as far as memory allows (the same results, sooner)",
     )
     add_launch_options(sub)
 

@@ -50,11 +50,13 @@ class ModelSpec:
 class TeacherSpec(ModelSpec):
     """The teacher. `path` maps each label smoothing of the grid to a finished teacher; None: teachers are trained.
     `shared`: one that a study beside this one has finished with the same signature is taken over in place of training.
-    `ensemble`: the seeds of the teachers that each student of their α learns from, all at once; None: from that of its own
-    seed. Its targets are the mean of what `ensemble_of` says, the tempered "probabilities" or the "logits"."""
+    `seed`: that of the one teacher that the students of all seeds learn from; None: each from that of its own seed.
+    `ensemble`: the seeds of the teachers that each student of their α learns from, all at once. Its targets are the mean of
+    what `ensemble_of` says, the tempered "probabilities" or the "logits"."""
 
     path: Mapping[float, str] | None = None
     shared: bool = False
+    seed: int | None = None
     ensemble: tuple[int, ...] | None = None
     ensemble_of: str = "probabilities"
 
@@ -121,12 +123,16 @@ class ProjectionSpec:
 
 @dataclass(frozen=True)
 class Switches:
-    """Options of training that are no training arguments of transformers."""
+    """Options of training that are no training arguments of transformers, or that hold for all cells alike.
+
+    `data_seed`: the seed that every cell, whatever its own, draws the order and the augmentation of its data from; None: from
+    its own."""
 
     ema: float | None = None
     sync_batchnorm: bool = False
     channels_last: bool = False
     teacher_cache: str | int = "none"  # or "logits", or how many classes are kept
+    data_seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,10 @@ class Recipe:
         """Training arguments of the teacher or of a student: the recipe's, overridden by the role's own."""
         return {**self.training, **spec.training}
 
+    def data_seed(self, seed: int) -> int:
+        """What a cell of this seed draws the order and the augmentation of its data from."""
+        return seed if self.switches.data_seed is None else self.switches.data_seed
+
     def replace_seeds(self, count: int) -> "Recipe":
         """The recipe with `count` seeds: the first of its own, then those that follow its largest.
 
@@ -176,6 +186,7 @@ class Recipe:
                 **_model_dict(self.teacher),
                 "path": paths and {str(a): path for a, path in paths.items()},
                 **({"shared": True} if self.teacher.shared else {}),
+                **({"seed": self.teacher.seed} if self.teacher.seed is not None else {}),
                 **({"ensemble": list(self.teacher.ensemble)} if self.teacher.ensemble else {}),
                 **({"ensemble_of": self.teacher.ensemble_of} if self.teacher.ensemble_of != "probabilities" else {}),
             },
@@ -191,7 +202,9 @@ class Recipe:
             "grid": {key: list(values) for key, values in vars(self.grid).items()},
             "eta": None if self.eta is None else _plain(_eta_dict(self.eta, self.task)),
             "projection": None if self.projection is None else _plain(vars(self.projection)),
-            "switches": dict(vars(self.switches)),
+            "switches": {
+                key: value for key, value in vars(self.switches).items() if key != "data_seed" or value is not None
+            },
             **({} if self.decoding is None else {"decoding": dict(vars(self.decoding))}),
             **({"changes": list(self.changes)} if self.changes else {}),
         }
@@ -222,6 +235,15 @@ def parse_recipe(text: str, path: str = "<string>") -> Recipe:
 def recipe_from_dict(values: Mapping[str, Any], path: str = "<recipe>") -> Recipe:
     """A recipe from values, such as a study.json holds. Errors as `load_recipe`, without line numbers."""
     return _recipe_of(Document(path, values))
+
+
+def same_in_all_seeds(page: Mapping[str, Any]) -> list[str]:
+    """In words, what a student's seeds have in common by a resolved recipe, so that no interval over them holds its change."""
+    teacher, switches = page.get("teacher") or {}, page.get("switches") or {}
+    taught = any(teacher.get(key) is not None for key in ("seed", "ensemble", "path"))
+    ordered = switches.get("data_seed") is not None
+    teachers = "the teachers" if len(teacher.get("ensemble") or ()) > 1 else "the teacher"
+    return ["the order of the data"] * ordered + [teachers] * taught
 
 
 def _recipe_of(document: Document) -> Recipe:

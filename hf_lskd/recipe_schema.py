@@ -56,6 +56,7 @@ def _paper(problems: Problems, value: Any, at: KeyPath, allowed: str) -> Any:
     return choice(*pair_names())(problems, value, at)
 
 
+SEED = integer(0, 2**32 - 1)
 MODEL: dict[str, Field] = {
     "model": Field(text, required=True),
     "pretrained": Field(Kind("true, false, or the path of weights", _pretrained), False),
@@ -67,7 +68,8 @@ TEACHER: dict[str, Field] = {
     "model": Field(optional(text)),
     "path": Field(optional(Kind("the path of a finished teacher, or {label smoothing: path}", _teacher_paths))),
     "shared": Field(boolean, False),
-    "ensemble": Field(optional(listed(integer(0, 2**32 - 1), unique=True))),
+    "seed": Field(optional(SEED)),
+    "ensemble": Field(optional(listed(SEED, unique=True))),
     "ensemble_of": Field(choice("probabilities", "logits"), "probabilities"),
 }
 STUDENT: dict[str, Field] = {
@@ -84,7 +86,7 @@ DECODING: dict[str, Field] = {
 GRID: dict[str, Field] = {
     "label_smoothing": Field(listed(number(0, below=1), unique=True), [], required=True),
     "temperature": Field(listed(number(above=0), unique=True), [], required=True),
-    "seed": Field(listed(integer(0, 2**32 - 1), unique=True), [0]),
+    "seed": Field(listed(SEED, unique=True), [0]),
     "kd_weight": Field(listed(number(0, 1), unique=True), [1.0]),
     "kd_loss_scale": Field(listed(either(number(above=0), choice("equalised")), unique=True), [1.0]),
     "scale_student": Field(listed(boolean, unique=True), [True]),
@@ -95,6 +97,7 @@ GRID_ELSEWHERE = {
     **dict.fromkeys(("alpha", "smoothing", "label_smoothing_factor"), "Use label_smoothing."),
     **dict.fromkeys(("T", "t", "tau", "kd_temperature"), "Use temperature."),
     "kd_scale_student": "Use scale_student.",
+    "data_seed": "Use switches.data_seed: it is one for all cells.",
     "student": "Use students, beside grid.",
 }
 ETA: dict[str, Field] = {
@@ -116,6 +119,7 @@ SWITCHES: dict[str, Field] = {
     "sync_batchnorm": Field(boolean, False),
     "channels_last": Field(boolean, False),
     "teacher_cache": Field(either(integer(1), choice("none", "logits")), "none"),
+    "data_seed": Field(optional(SEED)),
 }
 _kept = Kind("a mapping", lambda problems, value, at, allowed: value)
 
@@ -291,6 +295,8 @@ def _check_ensemble(problems: Problems, found: Mapping[str, Any]) -> None:
     if teacher["path"] is not None:
         hint = "For finished ones make each a cell, `hf-lskd train --role teacher`, and a student with --teacher A B."
         problems.add(("teacher", "ensemble"), "an ensemble beside path", "one of the two", hint, key=True)
+    if teacher["seed"] is not None:
+        problems.add(("teacher", "ensemble"), "an ensemble beside seed", "one of the two", key=True)
     for at, student in _one_or_more(found):
         if student["targets"] != "gold":
             hint = "Several teachers give each token's probabilities together; a translation is one teacher's."

@@ -40,7 +40,7 @@ OWNED: dict[str, str] = {
     "kd_top_k": "Use grid.kd_top_k.",
     "kd_ensemble_of": "Use teacher.ensemble_of.",
     "seed": "Use grid.seed.",
-    "data_seed": "Use grid.seed.",
+    "data_seed": "Use grid.seed, or switches.data_seed for one order of the data in all seeds.",
     "model_ema": "Use switches.ema.",
     "teacher_cache": "Use switches.teacher_cache.",
     "teacher_cache_top_k": "Use switches.teacher_cache.",

@@ -145,15 +145,9 @@ MUTANTS = [
     Mutant("16", "the model's sampling temperature is taken for T", "distillation.py",
            'temperature = getattr(args, "kd_temperature", 1.0)',
            'temperature = self.teacher.members[0].model.generation_config.temperature or args.kd_temperature',
-<<<<<<< HEAD
-           "test_trap_16_the_distillation_temperature_is_not"),
-    Mutant("17", "α/(C−1) over the vocabulary", "losses_rows.py", 'mean = s["logits"] * (nats / classes) - log_total',
-           'mean = (s["logits"] * nats - classes * log_total) / (classes - 1)', "test_trap_17_a_translators"),
-=======
            "test_seq2seq.py::test_trap_16_the_distillation_temperature_is_not"),
-    Mutant("17", "α/(C−1) over the vocabulary", "losses_rows.py", 'mean = s["logits"] / classes - log_total',
-           'mean = (s["logits"] - classes * log_total) / (classes - 1)', "test_seq2seq.py::test_trap_17_a_translators"),
->>>>>>> 2f69926535275e5d93c11344e39beb9f9aa485e1
+    Mutant("17", "α/(C−1) over the vocabulary", "losses_rows.py", 'mean = s["logits"] * (nats / classes) - log_total',
+           'mean = (s["logits"] * nats - classes * log_total) / (classes - 1)', "test_seq2seq.py::test_trap_17_a_translators"),
     Mutant("18", "predictions keep −100", "trainer.py",
            "np.where(predictions == IGNORE_INDEX, pad, predictions)", "predictions", "test_seq2seq.py::test_trap_18_metrics"),
     Mutant("19", "token batches are drawn from no seed", "data/token_batches.py",
@@ -209,16 +203,17 @@ MUTANTS = [
            "test_lockstep.py::a_shared_teacher_answers"),
     Mutant("lockstep", "the next batch for whoever comes next", "shared.py",
            "        if at not in self.kept:\n", "        if True:\n", "test_lockstep.py::read_and_a_teacher_run_once"),
+    Mutant("lockstep", "students keep checkpoints by clocks of their own", "study/lockstep.py",
+           "callback.decided = self.together.decided", "pass", "test_lockstep_seeds.py::whose_clocks_differ"),
+    Mutant("lockstep", "seeds of other orders are put together", "tasks/task.py",
+           '            "data_seed": self.data_seed(cell),\n            "training"', '            "training"',
+           "test_lockstep_seeds.py::other_orders_or_other_teachers"),
     Mutant("14", "an example's logits without looking at what it says", "teacher_cache.py",
-<<<<<<< HEAD
-           "labels[row, :length], *said)", "*said)", "padding_is_no_part"),
-    Mutant("14", "a cache of the first version alone", "caching.py",
-           "range(versions or 1)", "range(1)", "each_epoch_on_stored_versions"),
-    Mutant("28", "versions go on for ever", "data/dataset.py",
-           "epoch % self.augmentation_versions", "epoch", "of_k_versions_epoch_e"),
-=======
            "labels[row, :length], *said)", "*said)", "test_teacher_cache.py::padding_is_no_part"),
->>>>>>> 2f69926535275e5d93c11344e39beb9f9aa485e1
+    Mutant("14", "a cache of the first version alone", "caching.py",
+           "range(versions or 1)", "range(1)", "test_stored_versions.py::each_epoch_on_stored_versions"),
+    Mutant("28", "versions go on for ever", "data/dataset.py",
+           "epoch % self.augmentation_versions", "epoch", "test_data_dataset.py::of_k_versions_epoch_e"),
     Mutant("14", "a damaged file is read", "teacher_cache.py",
            "file_checksum(folder / name) != checksum", "False", "test_teacher_cache.py::a_damaged_file_is_found_out"),
 ]  # fmt: skip

@@ -102,7 +102,7 @@ def in_study(scores: Scores, record: Mapping[str, Any], facts: Mapping[str, Any]
     }
     if row.setting is not None:
         named = facts.get("teacher") or {}
-        single = None if named.get("members") else single_teacher(scores, row)
+        single = None if named.get("members") else single_teacher(scores, named.get("name"))
         found["teacher"] = {**named, **(beside(scores, row, single) if single else {})}
         plain = undistilled(scores, row)
         found["undistilled"] = beside(scores, row, plain) if plain and plain.name != row.name else None
@@ -114,9 +114,9 @@ def row_of(scores: Scores, name: str) -> Row:
     return next(row for row in scores.folder.cells if row.name == name)
 
 
-def single_teacher(scores: Scores, row: Row) -> Row | None:
-    """The teacher of the student's own α and seed: not what an ensemble's student learnt from."""
-    return next((r for r in scores.folder.teachers if r.alpha == row.alpha and r.seed == row.seed), None)
+def single_teacher(scores: Scores, name: str | None) -> Row | None:
+    """The teacher of this name, as a student's record names it; None where it is not finished in this study."""
+    return next((r for r in scores.folder.teachers if r.name == name), None)
 
 
 def undistilled(scores: Scores, row: Row) -> Row | None:

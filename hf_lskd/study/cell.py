@@ -123,6 +123,8 @@ def trained(bench: Bench, cell: Cell, work: Path, teachers: Sequence[Path], fact
     if cell.role == "teacher" and bench.recipe.teacher.path is not None:
         trainer = bench.task.reader(cell, model_folder(Path(bench.recipe.teacher.path[cell.label_smoothing])))
     else:
+        if bench.seat is not None and bench.seat.resume is not None:
+            drop_later(work, bench.seat.resume)
         trainer = bench.task.trainer(
             cell,
             work,
@@ -134,8 +136,7 @@ def trained(bench: Bench, cell: Cell, work: Path, teachers: Sequence[Path], fact
         if bench.seat is not None:
             bench.seat.take(trainer)
         said = check_batch(trainer.args, bench.processes)
-        resume = bench.seat.resume if bench.seat is not None else None
-        checkpoint = agreed(bench.recipe, partial(last_whole_checkpoint, work, resume))
+        checkpoint = agreed(bench.recipe, partial(last_whole_checkpoint, work))
         if bench.say is not None:
             bench.say(said if checkpoint is None else f"{said}; goes on from {Path(checkpoint).name}")
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -226,11 +227,17 @@ def finished(folder: Path) -> dict[str, Any] | None:
     return record if record is not None and record["status"] == "complete" else None
 
 
-def last_whole_checkpoint(work: Path, at_most: int | None = None) -> str | None:
-    """The newest whole checkpoint in `work`, of step `at_most` or before."""
+def last_whole_checkpoint(work: Path) -> str | None:
+    """The newest whole checkpoint in `work`."""
     found = whole_checkpoints(work)
-    steps = [step for step in found if at_most is None or step <= at_most]
-    return str(found[max(steps)]) if steps else None
+    return str(found[max(found)]) if found else None
+
+
+def drop_later(work: Path, step: int) -> None:
+    """Remove the checkpoints after `step`: students that go on from it together keep the same ones again."""
+    for later, checkpoint in whole_checkpoints(work).items():
+        if later > step:
+            shutil.rmtree(checkpoint)
 
 
 def whole_checkpoints(work: Path) -> dict[int, Path]:
@@ -284,6 +291,7 @@ def base_record(recipe: Recipe, cell: Cell, sign: str) -> dict[str, Any]:
         "status": "complete",
         "error": None,
         **cell.to_dict(),
+        "data_seed": recipe.data_seed(cell.seed),
         "signature": sign,
         "recipe": recipe.to_dict(),
         "study": {"name": recipe.name},

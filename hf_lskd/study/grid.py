@@ -20,8 +20,8 @@ CURVE = (
 
 @dataclass(frozen=True)
 class Column:
-    """The students of one teacher, or ensemble, that differ only in T or in the weight of the soft loss: the runner's unit of
-    work."""
+    """The students of one teacher, or ensemble, that differ only in T or in the weight of the soft loss, or columns of the same
+    teachers put together (`lockstep`): the runner's unit of work."""
 
     teachers: tuple[Cell, ...]
     students: tuple[Cell, ...]
@@ -61,8 +61,9 @@ def columns(recipe: Recipe) -> Iterator[Column]:
 
 
 def row_teachers(recipe: Recipe, label_smoothing: float, seed: int) -> tuple[Cell, ...]:
-    """The teachers that a student of this α and seed learns from: one of its own seed, or the recipe's ensemble."""
-    return tuple(Cell("teacher", label_smoothing, one) for one in recipe.teacher.ensemble or (seed,))
+    """The teachers that a student of this α and seed learns from: one of its own seed, or the recipe's one or ensemble."""
+    own = seed if recipe.teacher.seed is None else recipe.teacher.seed
+    return tuple(Cell("teacher", label_smoothing, one) for one in recipe.teacher.ensemble or (own,))
 
 
 def teachers_of(recipe: Recipe, cell: Cell) -> tuple[Cell, ...]:

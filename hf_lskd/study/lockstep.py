@@ -5,32 +5,38 @@ statistics and random generators; what they share is read only (`hf_lskd.shared`
 what it becomes alone, whatever happens to the others.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hf_lskd.clock import SaveByClock
+from hf_lskd.recipe import signature
 from hf_lskd.record import Cell
 from hf_lskd.sharding import launched_with
-from hf_lskd.shared import Reader, SharedBatches, SharedTeacher
+from hf_lskd.shared import OutOfStepError, Reader, SharedBatches, SharedTeacher
 from hf_lskd.study.bench import Bench, world_size
 from hf_lskd.study.cell import CHECKPOINTS, partial_folder, whole_checkpoints
+from hf_lskd.study.grid import Column
 from hf_lskd.study.strands import Strand
 from hf_lskd.teacher import Teacher
 
 COPIES = 6  # of a student's weights that it may keep: themselves, gradients, two moments, a moving average and what it replaces
+ORDER = ("data_seed", "per_device_train_batch_size", "gradient_accumulation_steps", "max_tokens")  # training arguments
 SHARE = 0.5  # of the free memory that the waiting students may take
 
 
 class Together:
-    """What the students of one column share while they are trained."""
+    """What students share while they are trained together."""
 
     def __init__(self, students: int) -> None:
         self.students = students
         self.batches = SharedBatches()
         self.teacher: SharedTeacher | None = None
+        self.order: list[Any] | None = None  # of the first student: its values of `ORDER`
+        self.decided: dict[int, tuple[bool, int]] = {}  # when checkpoints are due by the clock, see `SaveByClock`
 
 
 class Seat:
@@ -51,7 +57,7 @@ class Seat:
 
     @property
     def teacher(self) -> Teacher | None:
-        """The column's teacher, when a student before this one has read it."""
+        """The students' teacher, when one before this one has read it."""
         return self.together.teacher
 
     def clock(self) -> float:
@@ -59,7 +65,17 @@ class Seat:
         return self.strand.seconds
 
     def take(self, trainer: Any) -> None:
-        """Let a trainer take part: it shares batches and teacher, and gives way to the others before each step."""
+        """Let a trainer take part: it shares batches and teacher, and gives way to the others before each step.
+
+        Raises OutOfStepError for one that reads its data in another order or in other batches than the first.
+        """
+        order = [getattr(trainer.args, key, None) for key in ORDER]
+        if self.together.order not in (None, order):
+            raise OutOfStepError(f"{ORDER} of {order} where the others have {self.together.order}")
+        self.together.order = order
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, SaveByClock):
+                callback.decided = self.together.decided
         if trainer.teacher is not None and self.together.teacher is None:
             self.together.teacher = SharedTeacher(trainer.teacher, trainer.args.gradient_accumulation_steps)
         trainer.teacher = trainer.teacher and self.together.teacher
@@ -141,15 +157,37 @@ def by_checkpoint(students: Sequence[Cell], folder: Path) -> dict[int | None, li
     return groups
 
 
-# ---- How many at once
+# ---- Which, and how many at once
+
+
+def put_together(bench: Bench, found: Iterable[Column]) -> list[Column]:
+    """Columns as they are made: those that share their teachers and every batch are one, at the place of the first.
+
+    They may differ in the seed, where the recipe has one order of the data for all and one teacher, and in all of the grid
+    and of a student that changes neither batches nor what the teacher says.
+    """
+    columns = list(found)
+    if not possible(bench):
+        return columns
+    merged: dict[Any, Column] = {}
+    for column in columns:
+        key = (column.teachers, signature(bench.task.batches_of(column.students[0])))
+        before = merged[key].students if key in merged else ()
+        merged[key] = Column(column.teachers, (*before, *column.students))
+    return list(merged.values())
+
+
+def possible(bench: Bench) -> bool:
+    """Whether students of this study may be trained together at all."""
+    return bench.lockstep and bench.make is None and world_size() == 1 and not sharded(bench)
 
 
 def how_many(bench: Bench, students: Sequence[Cell]) -> int:
     """How many of these students fit into memory together, by what each keeps between two of its steps; 1: train each alone."""
-    if not bench.lockstep or bench.make is not None or len(students) < 2 or world_size() > 1 or sharded(bench):
+    if not possible(bench) or len(students) < 2:
         return 1
     try:
-        each = COPIES * student_bytes(bench, students[0])
+        each = COPIES * max(student_bytes(bench, student) for student in students)
     except Exception:  # which each of them will meet, and record
         return 1
     return max(1, min(len(students), 1 + int(SHARE * free_memory() / max(each, 1))))

@@ -12,7 +12,7 @@ from hf_lskd.record import CELLS, STUDY, Cell, write_json
 from hf_lskd.study.bench import Bench, cell_signature, check_given_teacher
 from hf_lskd.study.cell import CHECKPOINTS, finished, last_whole_checkpoint, partial_folder, read_mark
 from hf_lskd.study.claims import AT_WORK, BEGIN, alone, at_work, others_at_work
-from hf_lskd.study.grid import cells
+from hf_lskd.study.grid import cells, teachers
 
 FREE = ("name", "grid", "eta", "projection", "changes")  # what never makes another study of a recipe
 OURS = (BEGIN, AT_WORK, f".{STUDY}.")  # what a process that is killed before the study's page is there may leave
@@ -61,8 +61,8 @@ def working_in(folder: Path, bench: Bench) -> Iterator[None]:
 def check_given_teachers(folder: Path | None, bench: Bench) -> None:
     """Check the finished teachers that the recipe brings, as far as the study in `folder` has not taken them yet."""
     for label_smoothing, given in (bench.recipe.teacher.path or {}).items():
-        teachers = [Cell("teacher", label_smoothing, seed) for seed in bench.recipe.grid.seed]
-        if folder is None or any(finished(folder / CELLS / teacher.name) is None for teacher in teachers):
+        names = [cell.name for cell in teachers(bench.recipe) if cell.label_smoothing == label_smoothing]
+        if folder is None or any(finished(folder / CELLS / name) is None for name in names):
             check_given_teacher(bench, label_smoothing, given)
 
 

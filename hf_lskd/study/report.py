@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hf_lskd.recipe import same_in_all_seeds
 from hf_lskd.study import compare_tables as compare
 from hf_lskd.study import report_figures as figures
 from hf_lskd.study import report_made as made
@@ -251,8 +252,9 @@ def _eta_section(
     groups = [[e for e in eta if e.setting == s] for s in distinct(e.setting for e in eta)]
     split = eta[0].split
     normalisers, signatures = choices(study)
+    one_teacher = any("teacher" in common for common in same_in_all_seeds(study.recipe))
     return {
-        "sentences": [_eta_sentence([e for e in own if e.split == split], settings) for own in groups],
+        "sentences": [_eta_sentence([e for e in own if e.split == split], settings, one_teacher) for own in groups],
         "settings": [
             {
                 "label": setting_label(own[0].setting, settings),
@@ -271,14 +273,15 @@ def _eta_section(
     }
 
 
-def _eta_sentence(found: Sequence[EtaSummary], settings: Sequence[Setting]) -> str:
+def _eta_sentence(found: Sequence[EtaSummary], settings: Sequence[Setting], one_teacher: bool) -> str:
     """The systematic share at the smallest raised T, for each α, beside chance."""
     high = min(e.high for e in found)
     at = sorted((e for e in found if e.high == high), key=lambda e: -e.alpha)
     shares = listed([f"{smoothing(e.alpha)} for {number(e.systematic.value, 0)} % of the targets" for e in at])
     known = [e.chance for e in at if e.chance is not None]
+    whose = "the student" if one_teacher else "teacher and student"
     chance = (
-        f"Two seeds of teacher and student, with nothing else changed, give {number(sum(known) / len(known), 0)} %."
+        f"Two seeds of {whose}, with nothing else changed, give {number(sum(known) / len(known), 0)} %."
         if known
         else "Its chance level is unknown with one seed."
     )

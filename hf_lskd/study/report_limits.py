@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_lskd.recipe import same_in_all_seeds
 from hf_lskd.recipe_training import DEFAULT_OPTIMIZER
 from hf_lskd.study.report_folder import Key, Setting, StudyFolder
 from hf_lskd.study.report_numbers import (
@@ -206,13 +207,17 @@ def _other(scores: Scores) -> str:
 
 def _seed_limits(scores: Scores, main: Setting) -> list[str]:
     counts = [len(scores.values(key)) for key in scores.cells if key.setting == main]
+    common = listed(same_in_all_seeds(scores.folder.recipe)) if max(counts, default=0) > 1 else ""
+    held = [f"What another choice would change: all seeds have {common} in common, and no interval holds that."]
+    held = held if common else []
     if min(counts, default=0) >= ENOUGH_SEEDS:
         return [
             f"How scores scatter beyond these {min(counts)} seeds: the intervals assume a normal scatter from seed to seed "
-            "(Student t), on this one data set."
+            "(Student t), on this one data set.",
+            *held,
         ]
     where = "fewer than 3 seeds" if max(counts, default=0) < ENOUGH_SEEDS else "some cells have fewer than 3 seeds"
-    return [f"How far another seed would land: {where}, so no interval over seeds."]
+    return [f"How far another seed would land: {where}, so no interval over seeds.", *held]
 
 
 def _gradient_limits(scores: Scores, main: Setting) -> list[str]:

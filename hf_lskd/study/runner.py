@@ -20,7 +20,7 @@ from hf_lskd.study.cell import fail_cell, finished, run_cell
 from hf_lskd.study.claims import agreed, alone, claim, claim_together, is_first, sweep, wait_for_all
 from hf_lskd.study.classes import sets_of_study
 from hf_lskd.study.grid import Column, cells, columns, row_of, rows_of
-from hf_lskd.study.lockstep import Seat, how_many, run_together
+from hf_lskd.study.lockstep import Seat, how_many, put_together, run_together
 from hf_lskd.study.ownership import check_given_teachers, refuse_foreign, study_recipe, working_in
 from hf_lskd.study.progress import Progress
 from hf_lskd.study.projections import write_projections
@@ -43,8 +43,8 @@ def run_study(
 
     `jobs` rows (a teacher and its students) run at once, see `side_by_side.jobs_of`. Several processes, also on several
     machines, may be given the same recipe and folder: each makes what is free, and returns when all is made. A cell that
-    fails is recorded with its error and the others go on. With `lockstep` students that differ only in T or loss weight are
-    trained together (see there), which changes none of their results. `launch` says how cells are started elsewhere (fields of
+    fails is recorded with its error and the others go on. With `lockstep` students of one teacher that read the same batches
+    are trained together (see there), which changes none of their results. `launch` says how cells are started elsewhere (fields of
     `Bench`). Raises InputError, before anything is changed, for bad input (see `open_bench`) and when `folder` holds another
     study or something else.
     """
@@ -112,13 +112,13 @@ def run_cells(bench: Bench, folder: Path, rows: Sequence[Cell], progress: Any) -
     planned = [cell for cell in cells(bench.recipe) if row_of(bench.recipe, cell) in rows]
     records = agreed(bench.recipe, partial(finished_of, planned, folder))
     earlier = {cell: stamp for cell in planned if (stamp := failure(folder / cell.name)) is not None}
+    made = [column for column in put_together(bench, columns(bench.recipe)) if column.teacher in rows]
     gc.freeze()  # the modules of torch and transformers: collecting them again and again costs half a second a cell
     try:
         while len(records) < len(planned):
             known = len(records)
-            for column in columns(bench.recipe):
-                if column.teacher in rows:
-                    run_column(bench, column, folder, records, earlier, progress)
+            for column in made:
+                run_column(bench, column, folder, records, earlier, progress)
             if len(records) == known:  # all that is missing is in other hands
                 time.sleep(LOOK_AGAIN)
     finally:

@@ -89,6 +89,10 @@ class ImageClassification(Task):
                 data_config={k: v for k, v in self.data_config(spec).items() if k != "crop_mode"},
             )
 
+    def batches_of(self, cell: Cell) -> dict[str, Any]:
+        """How images are prepared decides too: models of another size or normalisation read other batches."""
+        return {**super().batches_of(cell), "images": self.data_config(self.spec(cell))}
+
     def dataset(
         self, spec: ModelSpec, split: str, *, train: bool, seed: int = 0, versions: int | None = None
     ) -> ImageDataset:
@@ -145,7 +149,9 @@ class ImageClassification(Task):
             args,
             optimizer_cls_and_kwargs=fused_sgd(args),
             processing_class=self.processor(model, spec),
-            train_dataset=self.dataset(spec, "train", train=True, seed=cell.seed, versions=self.versions(cell)),
+            train_dataset=self.dataset(
+                spec, "train", train=True, seed=self.data_seed(cell), versions=self.versions(cell)
+            ),
             eval_dataset=self.dataset(spec, "validation", train=False),
             compute_metrics=top_accuracies,
             preprocess_logits_for_metrics=label_ranks,

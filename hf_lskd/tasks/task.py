@@ -97,6 +97,18 @@ class Task(ABC):
             )
         return next(student for student in self.recipe.students if student.name == cell.student)
 
+    def data_seed(self, cell: Cell) -> int:
+        """What the order and the augmentation of a cell's data are drawn from: the recipe's seed for all cells, or its own."""
+        return self.recipe.data_seed(cell.seed)
+
+    def batches_of(self, cell: Cell) -> dict[str, Any]:
+        """All that decides which batches a student reads, and what its teachers say of them, beside who these are."""
+        training = self.recipe.training_of(self.spec(cell))
+        return {
+            "data_seed": self.data_seed(cell),
+            "training": {key: value for key, value in training.items() if key not in LEARNING},
+        }
+
     def grid_arguments(self, cell: Cell, loss_scale: float) -> dict[str, Any]:
         """What the cell's point of the grid means as training arguments."""
         if cell.role == "teacher":
@@ -117,7 +129,7 @@ class Task(ABC):
         return {
             "output_dir": str(folder),
             "seed": derived_seed(cell.seed, "training"),
-            "data_seed": derived_seed(cell.seed, "data"),
+            "data_seed": derived_seed(self.data_seed(cell), "data"),
             "model_ema": self.recipe.switches.ema,
             **QUIET,
             **({} if own.get("save_minutes") is None else {"save_total_limit": 2}),
@@ -234,6 +246,13 @@ QUIET: dict[str, Any] = {
     "per_device_eval_batch_size": 256,
     "dataloader_pin_memory": torch.cuda.is_available(),
 }
+
+# Training arguments of the optimizer and its schedule: students may differ in them and read the same batches.
+LEARNING = (
+    *("optim", "optim_args", "learning_rate", "weight_decay", "max_grad_norm"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_init_lr", "lr_step_epochs", "lr_step_factor"),
+)
 
 # What a trainer that only reads needs of its own: nothing that asks for an evaluation set or a schedule.
 READING: dict[str, Any] = {

@@ -163,6 +163,13 @@ class Translation(Task):
         """The cell's training arguments: the recipe's, the model's own, what the grid says, and `others` on top."""
         return Seq2SeqDistillationArguments(**{**DEFAULTS, **self.cell_arguments(cell, folder, loss_scale, others)})
 
+    def batches_of(self, cell: Cell) -> dict[str, Any]:
+        """A teacher's logits are cut to one student's token rows; and batches that are not by tokens are stock ones, whose
+        loader draws from the cell's own generator."""
+        found = super().batches_of(cell)
+        own = {} if found["training"].get("max_tokens") else {"seed": cell.seed}
+        return {**found, "student": cell.student, **own}
+
     def trainer(
         self,
         cell: Cell,
