@@ -62,12 +62,11 @@ PLACES = ("lines", "key_lines", "words", "settings")  # what a document knows of
 
 def moved(document: Document, away: KeyPath) -> Document:
     """The places below `away`, under their paths from there."""
-    cut = len(away)
-    found = {kind: getattr(document, kind) for kind in PLACES}
-    return replace(
-        document,
-        **{k: {at[cut:]: kept for at, kept in one.items() if at[:cut] == away} for k, one in found.items()},
-    )
+    found: dict[str, Any] = {}
+    for kind in PLACES:
+        places = getattr(document, kind).items()
+        found[kind] = {at[len(away) :]: kept for at, kept in places if at[: len(away)] == away}
+    return replace(document, **found)
 
 
 def with_places(document: Document, touched: Sequence[KeyPath], new: Document) -> Document:
@@ -76,7 +75,7 @@ def with_places(document: Document, touched: Sequence[KeyPath], new: Document) -
     def inside(at: KeyPath) -> bool:
         return any(at[: len(path)] == path for path in touched)
 
-    found = {}
+    found: dict[str, Any] = {}
     for kind in PLACES:
         old = {at: kept for at, kept in getattr(document, kind).items() if not inside(at)}
         found[kind] = {**old, **{at: kept for at, kept in getattr(new, kind).items() if inside(at)}}
