@@ -100,7 +100,10 @@ def build_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
     add_folder(command("report", run_report, text, "hf-lskd report runs/glyphs"))
     text = "a study beside the paper's tables: difference, interval, verdict; compare.csv"
     add_folder(command("compare", run_compare, text, "hf-lskd compare runs/cub200"))
-    text, example = "check recipes without training: all errors at once", "hf-lskd validate recipes/quickstart/*.yaml"
+    text, example = (
+        "check recipes and their models' names without training: all errors at once",
+        "hf-lskd validate recipes/quickstart/*.yaml",
+    )
     add_validate(command("validate", run_validate, text, example))
     text = "translate a file with a model, a finished cell or a recipe's teacher; run again, it goes on"
     example = "hf-lskd translate runs/cldr-en-de/cells/teacher-a0-s0 --input en.txt --output de.tsv"
@@ -212,15 +215,18 @@ def add_study(sub: argparse.ArgumentParser) -> None:
 
 def run_validate(args: Any) -> int:
     from hf_lskd.recipe import load_recipe
+    from hf_lskd.tasks.names import check_models
 
     problems: list[str] = []
     for path in args.recipes:
+        unchecked: dict[str, None] = {}  # each once, in order
         try:
             if (launch := launch_config(path)) is not None:
                 print(f"{path}: accelerate, {launch}")
                 continue
             for alternative in (args.alternative,) if args.alternative else (None, *alternatives(path)):
                 recipe = load_recipe(path, alternative, args.set)
+                unchecked |= dict.fromkeys(check_models(recipe, str(path)))
                 if args.data:
                     from hf_lskd.study.bench import open_bench
                     from hf_lskd.study.ownership import check_given_teachers
@@ -228,6 +234,8 @@ def run_validate(args: Any) -> int:
                     check_given_teachers(None, open_bench(recipe))
                 which = f" ({alternative})" if alternative else ""
                 print(f"{path}{which}: {recipe.task}, {len(planned(recipe))} cells")
+            for line in () if args.data else unchecked:
+                print(f"{path}: {line}")
         except InputError as error:
             problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
     if problems:
@@ -274,6 +282,10 @@ def run_study(args: Any) -> int:
     recipe = recipe_of(args)
     folder = args.output_dir or Path("runs") / recipe.name
     if args.dry_run:
+        from hf_lskd.tasks.names import check_models
+
+        for line in check_models(recipe, str(args.recipe)):
+            print(f"hf-lskd: {line}", file=sys.stderr)
         for cell in planned(recipe):
             temperature = "-" if cell.temperature is None else exact(cell.temperature)
             command = command_of(cell, recipe, args, folder)
