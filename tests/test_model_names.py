@@ -24,7 +24,7 @@ def page_of(folder: Path, **settings: Any) -> Path:
 TRANSLATION = {
     "name": "pairs",
     "task": "translation",
-    "data": {"source": "cldr", "path": "/nowhere", "source_lang": "en", "target_lang": "de"},
+    "data": {"source": "cldr", "source_lang": "en", "target_lang": "de"},
     "training": {"max_steps": 1},
     "teacher": {"model": "transformer_iwslt_de_em"},
     "students": [{"model": "marian"}, {"name": "other", "model": "Helsinki-NLP/opus-mt-en-de"}],

@@ -27,6 +27,7 @@ from hf_lskd.record import (
     STATISTICS,
     Cell,
     file_sha256,
+    follow_umask,
     hardware,
     model_folder,
     peak_memory_mb,
@@ -246,6 +247,8 @@ def whole_checkpoints(work: Path) -> dict[int, Path]:
 def finish(work: Path, folder: Path) -> None:
     """Rename the complete cell into place: a folder with a record is finished, whatever happens next."""
     shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
+    for made in (work, work / MODEL):
+        follow_umask(made)
     (work / MARK).unlink()
     if folder.exists():
         shutil.rmtree(folder)
