@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from hf_lskd import cli_publish
 from hf_lskd.errors import InputError, nearest
 from hf_lskd.hub import export_command
-from hf_lskd.study.launch_options import add_launch_options, launch_words, run_launched
+from hf_lskd.study.launch_options import add_launch_options, check_launch, launch_words, run_launched
 
 EXAMPLES = """examples:
   hf-lskd study recipes/quickstart/digits.yaml                 two teachers, eight students, one report
@@ -286,9 +286,12 @@ def run_study(args: Any) -> int:
 
         for line in check_models(recipe, str(args.recipe)):
             print(f"hf-lskd: {line}", file=sys.stderr)
+        config = check_launch(recipe, args)
+        if config is not None and config.machines > 1:
+            print("hf-lskd: on each machine the same line with its own --machine_rank", file=sys.stderr)
         for cell in planned(recipe):
             temperature = "-" if cell.temperature is None else exact(cell.temperature)
-            command = command_of(cell, recipe, args, folder)
+            command = command_of(cell, recipe, args, folder, config)
             print(cell.role, exact(cell.label_smoothing), temperature, cell.seed, command, sep="\t")
         return 0
     from hf_lskd.study.claims import is_first
@@ -312,14 +315,14 @@ def exit_code(records: Sequence[Any]) -> int:
     return 1 if failed else 0
 
 
-def command_of(cell: Any, recipe: Any, args: Any, folder: Path) -> str:
-    """The command that makes one cell on its own."""
+def command_of(cell: Any, recipe: Any, args: Any, folder: Path, config: Any = None) -> str:
+    """The command that makes one cell on its own; with a `config` of accelerate, by as many processes or not at all."""
     import shlex
 
     from hf_lskd.record import CELLS, exact
     from hf_lskd.study.grid import teachers_of
 
-    parts = [*launch_words(args), "train", str(args.recipe), "--role", cell.role]
+    parts = [*launch_words(args, config), "train", str(args.recipe), "--role", cell.role]
     parts += ["--alternative", args.alternative] if args.alternative else []
     parts += [word for setting in args.set for word in ("--set", setting)]
     parts += ["--label-smoothing", exact(cell.label_smoothing), "--seed", str(cell.seed)]
@@ -330,6 +333,7 @@ def command_of(cell: Any, recipe: Any, args: Any, folder: Path) -> str:
             value = getattr(cell, option)
             if value != getattr(recipe.grid, option)[0]:  # what `train` takes when nothing is said
                 parts += [f"--{option.replace('_', '-')}", exact(value).lower()]
+    parts += ["--processes", str(config.processes)] if config is not None else []
     return shlex.join([*parts, "--output-dir", str(folder / CELLS / cell.name)])
 
 

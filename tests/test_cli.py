@@ -184,6 +184,44 @@ def test_a_dry_run_says_how_a_cell_is_launched(capsys: Capture, page: Path) -> N
     assert f"\taccelerate launch --config_file {config} -m hf_lskd.cli train {page} --role teacher" in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--slurm-limit", "2"], "--slurm-limit with --launcher inline"),
+        (["--accelerate-config", "recipes/accelerate/ddp_8.yaml"], "--accelerate-config with --launcher inline"),
+        (["--launcher", "accelerate"], "no --accelerate-config"),
+        (
+            ["--launcher", "accelerate", "--accelerate-config", "recipes/accelerate/two_machines.yaml"],
+            "2 machines with",
+        ),
+        (["--launcher", "slurm", "--slurm-limit", "0"], "--slurm-limit 0"),
+        (["--launcher", "slurm", "--slurm-template", "none.sh"], "--slurm-template none.sh"),
+        (["--launcher", "slurm", "--jobs", "2"], "--jobs 2 with --launcher slurm"),
+        (["--jobs", "0"], "--jobs 0"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_refuses(
+    capsys: Capture, page: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    command = ["study", str(page), "--output-dir", str(tmp_path / "run"), *words]
+    assert message in refused(capsys, *command, "--dry-run")
+    assert message in refused(capsys, *command)
+
+
+def test_a_dry_runs_line_starts_as_many_processes_or_none(
+    capsys: Capture, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    config = "recipes/accelerate/cpu_2.yaml"
+    assert main(["study", str(page), "--dry-run", "--launcher", "accelerate", "--accelerate-config", config]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        command = line.split("\t")[4]
+        assert command.startswith(
+            f"ACCELERATE_USE_CPU=true accelerate launch --config_file {config} -m hf_lskd.cli train"
+        )
+        assert " --processes 2 " in command
+
+
 # ---- Mistakes in recipes and data
 
 

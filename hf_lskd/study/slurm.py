@@ -16,11 +16,11 @@ from typing import Any
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe
 from hf_lskd.record import CELLS, Cell, read_record, write_json
-from hf_lskd.study.bench import Bench, check_cache, open_bench
+from hf_lskd.study.bench import Bench, open_bench
 from hf_lskd.study.cell import fail_cell, finished
 from hf_lskd.study.claims import alone, claim
 from hf_lskd.study.grid import cells, row_of, row_teachers, rows_of
-from hf_lskd.study.launch import LOGS, Config, read_config
+from hf_lskd.study.launch import LOGS, Config
 from hf_lskd.study.ownership import check_given_teachers, refuse_foreign, working_in
 from hf_lskd.study.runner import tabulate
 from hf_lskd.study.slurm_script import read_template, script
@@ -45,19 +45,16 @@ class Array:
     after: tuple[str, ...] = ()
 
 
-def run_jobs(recipe: Recipe, folder: Path, args: Any) -> list[dict[str, Any]] | None:
+def run_jobs(recipe: Recipe, folder: Path, args: Any, config: Config | None) -> list[dict[str, Any]] | None:
     """Submit what is missing of the study and not queued or running already. Returns the records when all cells are made, with
     `args.wait` after waiting for that, having written tables and report; None when jobs are still to come.
 
+    `config` is what starts a cell; None: one process.
     Raises InputError, before anything is submitted, for bad input as `run_study` does, for a template that cannot work, and
     without a cluster; and for what sbatch refuses.
     """
-    if args.slurm_limit is not None and args.slurm_limit < 1:
-        raise InputError(f"--slurm-limit {args.slurm_limit}", "a whole number from 1")
-    config = None if args.accelerate_config is None else read_config(args.accelerate_config)
     template, folder, recipe = read_template(args.slurm_template), folder.resolve(), by_clock(recipe)
     bench = replace(open_bench(recipe), processes=1 if config is None else config.processes)
-    check_cache(bench)
     refuse_foreign(folder, bench)
     check_given_teachers(folder, bench)
     if missing_of(recipe, folder):
