@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -294,17 +295,26 @@ def run_study(args: Any) -> int:
             command = command_of(cell, recipe, args, folder, config)
             print(cell.role, exact(cell.label_smoothing), temperature, cell.seed, command, sep="\t")
         return 0
+    began, before = time.monotonic(), finished_cells(recipe, folder)
     from hf_lskd.study.claims import is_first
     from hf_lskd.study.quiet import quiet_libraries
-    from hf_lskd.study.summary import print_summary
+    from hf_lskd.study.summary import print_summary, time_taken
 
     quiet_libraries()
     records = run_launched(recipe, folder, args)
     if records is None:  # jobs are to make them
         return 0
     if is_first(recipe):
-        print_summary(folder, records)
+        print_summary(folder, records, time_taken(folder, records, before, time.monotonic() - began))
     return exit_code(records)
+
+
+def finished_cells(recipe: Any, folder: Path) -> set[str]:
+    """Names of the grid's cells that are complete in a study's folder."""
+    from hf_lskd.record import CELLS, read_record
+
+    found = {cell.name: read_record(folder / CELLS / cell.name) for cell in planned(recipe)}
+    return {name for name, record in found.items() if record is not None and record["status"] == "complete"}
 
 
 def exit_code(records: Sequence[Any]) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from hf_lskd.cli import main
+from hf_lskd.study.summary import time_taken
 from hf_lskd.trainer import DistillationTrainer
 from tests.tiny_study import changed, dump, finished_study, fork, values, write_idx, write_images
 
@@ -434,6 +436,38 @@ def test_eta_prints_a_line_a_pair_and_split(capsys: Capture, done: Path, tmp_pat
     ]
     assert all("needs two seeds" in line for line in lines[1:3])
     assert lines[3] == str(copy / "eta.csv")
+
+
+def test_a_study_says_how_long_it_took_and_where_the_time_went(capsys: Capture, recipe: dict, tmp_path: Path) -> None:
+    study = finished_study(recipe, tmp_path)
+    took = r"\d+ s"
+    said, page = capsys.readouterr().out.splitlines()[-2:]
+    parts = rf"{took}: 1 teacher {took}, 2 students {took}, measuring them {took}, tables and report {took}( \(cells' .*\))?"
+    assert re.fullmatch(parts, said)
+    assert page == str(study / "report.html")
+    assert main(["study", str(tmp_path / "recipe.yaml"), "--output-dir", str(study)]) == 0
+    said, page = capsys.readouterr().out.splitlines()[-2:]
+    assert re.fullmatch(rf"{took}: all 3 cells were finished already; tables and report were made again", said)
+
+
+def test_the_time_of_a_study_is_what_its_records_say(tmp_path: Path) -> None:
+    def record(name: str, role: str, train: float, **more: Any) -> dict[str, Any]:
+        durations = {"train": train, "evaluate": 10.0, "total": train + 10.0}
+        return {"name": name, "role": role, "status": "complete", "durations": durations, **more}
+
+    records = [record("a", "teacher", 99.0), record("b", "student", 70.0), record("c", "student", 50.0)]
+    records += [{"name": "d", "role": "student", "status": "failed"}]
+    for name, at in (("b", 1000), ("c", 1020)):
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        (tmp_path / "cells" / name / "record.json").touch()
+        os.utime(tmp_path / "cells" / name / "record.json", (at, at))
+    (tmp_path / "report.html").touch()
+    os.utime(tmp_path / "report.html", (1025, 1025))
+    rest = "2 students 2 min 00 s, measuring them 20 s, tables and report 5 s, 1 failed"
+    assert time_taken(tmp_path, records, {"a"}, 150.0) == f"2 min 30 s: {rest}"
+    assert time_taken(tmp_path, records, {"a"}, 80.0).startswith(f"1 min 20 s: {rest} (cells' own times")
+    taken = record("e", "teacher", 99.0, taken_from={})
+    assert time_taken(tmp_path, [taken, records[0]], {"a"}, 3.0) == "3 s: 1 taken over"
 
 
 def test_project_and_report_write_the_page(capsys: Capture, done: Path, tmp_path: Path) -> None:
