@@ -61,6 +61,8 @@ def metadata(record: Mapping[str, Any]) -> ModelCardData:
     return ModelCardData(
         language=words.languages(record) or None,
         license=extra.get("license") or of_data(record).get("license") or "unknown",
+        license_name=extra.get("license_name"),
+        license_link=extra.get("license_link"),
         library_name=(extra.get("model") or {}).get("library") or "transformers",
         pipeline_tag=PIPELINES.get(task),
         base_model=bases[0] if len(bases) == 1 else bases or None,
@@ -128,6 +130,8 @@ def render_study(index: Mapping[str, Any]) -> str:
     data = SOURCES.get(index["source"], {})
     card_data = ModelCardData(
         license=index.get("license") or data.get("license") or "unknown",
+        license_name=index.get("license_name"),
+        license_link=index.get("license_link"),
         pipeline_tag=PIPELINES[index["task"]],
         datasets=[data["id"]] if data.get("id") else None,
         tags=[*TAGS, "study"],

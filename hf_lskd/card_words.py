@@ -235,7 +235,8 @@ def limits(record: Record) -> list[str]:
 
 
 def data(record: Record) -> str:
-    said, licence = of_data(record), extra(record).get("license") or of_data(record).get("license") or "unknown"
+    said, more = of_data(record), extra(record)
+    licence = more.get("license_name") or more.get("license") or said.get("license") or "unknown"
     block = (record.get("recipe") or {}).get("data") or {}
     kept = (
         "validation",

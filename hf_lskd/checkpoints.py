@@ -1,10 +1,12 @@
 """Checkpoints that are whole when their last file is there, and that are read back whole."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from hf_lskd.models.checkpoint import load_renamed
+from hf_lskd.record import follow_umask
 from hf_lskd.stock import Stock
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ class Checkpoints(Stock):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            follow_umask(Path(output_dir or self.args.output_dir))
         if self._ema is not None and _internal_call and output_dir is not None:
             self._ema.save(output_dir)  # before trainer_state.json, which marks a checkpoint as complete
 

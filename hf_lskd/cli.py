@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 from hf_lskd import cli_publish
 from hf_lskd.errors import InputError, nearest
 from hf_lskd.hub import export_command
-from hf_lskd.study.launch_options import add_launch_options, launch_words, run_launched
+from hf_lskd.study.launch_options import add_launch_options, check_launch, launch_words, run_launched
 
 EXAMPLES = """examples:
   hf-lskd study recipes/quickstart/digits.yaml                 two teachers, eight students, one report
@@ -100,7 +101,10 @@ def build_parser() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
     add_folder(command("report", run_report, text, "hf-lskd report runs/glyphs"))
     text = "a study beside the paper's tables: difference, interval, verdict; compare.csv"
     add_folder(command("compare", run_compare, text, "hf-lskd compare runs/cub200"))
-    text, example = "check recipes without training: all errors at once", "hf-lskd validate recipes/quickstart/*.yaml"
+    text, example = (
+        "check recipes and their models' names without training: all errors at once",
+        "hf-lskd validate recipes/quickstart/*.yaml",
+    )
     add_validate(command("validate", run_validate, text, example))
     text = "translate a file with a model, a finished cell or a recipe's teacher; run again, it goes on"
     example = "hf-lskd translate runs/cldr-en-de/cells/teacher-a0-s0 --input en.txt --output de.tsv"
@@ -212,15 +216,18 @@ def add_study(sub: argparse.ArgumentParser) -> None:
 
 def run_validate(args: Any) -> int:
     from hf_lskd.recipe import load_recipe
+    from hf_lskd.tasks.names import check_models
 
     problems: list[str] = []
     for path in args.recipes:
+        unchecked: dict[str, None] = {}  # each once, in order
         try:
             if (launch := launch_config(path)) is not None:
                 print(f"{path}: accelerate, {launch}")
                 continue
             for alternative in (args.alternative,) if args.alternative else (None, *alternatives(path)):
                 recipe = load_recipe(path, alternative, args.set)
+                unchecked |= dict.fromkeys(check_models(recipe, str(path)))
                 if args.data:
                     from hf_lskd.study.bench import open_bench
                     from hf_lskd.study.ownership import check_given_teachers
@@ -228,6 +235,8 @@ def run_validate(args: Any) -> int:
                     check_given_teachers(None, open_bench(recipe))
                 which = f" ({alternative})" if alternative else ""
                 print(f"{path}{which}: {recipe.task}, {len(planned(recipe))} cells")
+            for line in () if args.data else unchecked:
+                print(f"{path}: {line}")
         except InputError as error:
             problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
     if problems:
@@ -274,22 +283,38 @@ def run_study(args: Any) -> int:
     recipe = recipe_of(args)
     folder = args.output_dir or Path("runs") / recipe.name
     if args.dry_run:
+        from hf_lskd.tasks.names import check_models
+
+        for line in check_models(recipe, str(args.recipe)):
+            print(f"hf-lskd: {line}", file=sys.stderr)
+        config = check_launch(recipe, args)
+        if config is not None and config.machines > 1:
+            print("hf-lskd: on each machine the same line with its own --machine_rank", file=sys.stderr)
         for cell in planned(recipe):
             temperature = "-" if cell.temperature is None else exact(cell.temperature)
-            command = command_of(cell, recipe, args, folder)
+            command = command_of(cell, recipe, args, folder, config)
             print(cell.role, exact(cell.label_smoothing), temperature, cell.seed, command, sep="\t")
         return 0
+    began, before = time.monotonic(), finished_cells(recipe, folder)
     from hf_lskd.study.claims import is_first
     from hf_lskd.study.quiet import quiet_libraries
-    from hf_lskd.study.summary import print_summary
+    from hf_lskd.study.summary import print_summary, time_taken
 
     quiet_libraries()
     records = run_launched(recipe, folder, args)
     if records is None:  # jobs are to make them
         return 0
     if is_first(recipe):
-        print_summary(folder, records)
+        print_summary(folder, records, time_taken(folder, records, before, time.monotonic() - began))
     return exit_code(records)
+
+
+def finished_cells(recipe: Any, folder: Path) -> set[str]:
+    """Names of the grid's cells that are complete in a study's folder."""
+    from hf_lskd.record import CELLS, read_record
+
+    found = {cell.name: read_record(folder / CELLS / cell.name) for cell in planned(recipe)}
+    return {name for name, record in found.items() if record is not None and record["status"] == "complete"}
 
 
 def exit_code(records: Sequence[Any]) -> int:
@@ -300,14 +325,14 @@ def exit_code(records: Sequence[Any]) -> int:
     return 1 if failed else 0
 
 
-def command_of(cell: Any, recipe: Any, args: Any, folder: Path) -> str:
-    """The command that makes one cell on its own."""
+def command_of(cell: Any, recipe: Any, args: Any, folder: Path, config: Any = None) -> str:
+    """The command that makes one cell on its own; with a `config` of accelerate, by as many processes or not at all."""
     import shlex
 
     from hf_lskd.record import CELLS, exact
     from hf_lskd.study.grid import teachers_of
 
-    parts = [*launch_words(args), "train", str(args.recipe), "--role", cell.role]
+    parts = [*launch_words(args, config), "train", str(args.recipe), "--role", cell.role]
     parts += ["--alternative", args.alternative] if args.alternative else []
     parts += [word for setting in args.set for word in ("--set", setting)]
     parts += ["--label-smoothing", exact(cell.label_smoothing), "--seed", str(cell.seed)]
@@ -318,6 +343,7 @@ def command_of(cell: Any, recipe: Any, args: Any, folder: Path) -> str:
             value = getattr(cell, option)
             if value != getattr(recipe.grid, option)[0]:  # what `train` takes when nothing is said
                 parts += [f"--{option.replace('_', '-')}", exact(value).lower()]
+    parts += ["--processes", str(config.processes)] if config is not None else []
     return shlex.join([*parts, "--output-dir", str(folder / CELLS / cell.name)])
 
 

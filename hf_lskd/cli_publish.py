@@ -2,13 +2,14 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_lskd.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hf_lskd.hub.publish import Upload
 
@@ -40,20 +41,27 @@ def add_publish(sub: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="of one cell: what `hf-lskd export` made of it; its figures go into the card (may be repeated)",
     )
-    sub.add_argument("--license", metavar="ID", help="of the weights, such as apache-2.0 (default: by the data)")
+    sub.add_argument(
+        "--license", metavar="ID", help="of the weights, such as apache-2.0: one of the Hub's (default: by the data)"
+    )
+    sub.add_argument("--license-name", metavar="NAME", help="of --license other: what it is called")
+    sub.add_argument("--license-link", metavar="URL|FILE", help="of --license other: its address, or its text")
 
 
 def run_publish(args: Any) -> int:
+    from hf_lskd.hub.licenses import licence, licence_files
     from hf_lskd.hub.publish import check_files, check_repo_id, check_revision, owner, published, shown
 
     repo_id = check_repo_id(args.repo_id)
     for teacher in args.teacher_repo or ():
         check_repo_id(teacher, "--teacher-repo")
     check_revision(args.revision)
+    said = licence(args.license, args.license_name, args.license_link)
     if not args.dry_run:
         user = owner()  # who has no token hears so before anything is read
         repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
-    uploads = uploads_of(args, repo_id)
+    text = licence_files(args.license_link)
+    uploads = [replace(one, files={**one.files, **text}) for one in uploads_of(args, repo_id, said)]
     for upload in uploads:
         check_files(upload)
         print(*shown(upload), sep="\n")
@@ -66,7 +74,7 @@ def run_publish(args: Any) -> int:
     return 0
 
 
-def uploads_of(args: Any, repo_id: str) -> "list[Upload]":
+def uploads_of(args: Any, repo_id: str, said: "Mapping[str, str]") -> "list[Upload]":
     """What a cell or a study becomes: one repository, or one for each finished cell and then the study's own."""
     if not args.dir.is_dir():
         raise InputError(f"{args.dir} is no folder", "the folder of a finished cell, or of a study")
@@ -75,8 +83,8 @@ def uploads_of(args: Any, repo_id: str) -> "list[Upload]":
             raise InputError(
                 "--export with a study", "--export with one cell's folder", "Publish that cell on its own."
             )
-        return study_uploads(args.dir, repo_id, args.license)
-    return [cell_upload(args.dir, repo_id, args.teacher_repo, args.license, args.export)]
+        return study_uploads(args.dir, repo_id, said)
+    return [cell_upload(args.dir, repo_id, args.teacher_repo, said, args.export)]
 
 
 def is_study(folder: Path) -> bool:
@@ -89,10 +97,10 @@ def cell_upload(
     cell: Path,
     repo_id: str,
     teacher_repo: "Sequence[str | None] | None",
-    license: str | None,
+    licence: "Mapping[str, str] | None",
     exports: "Sequence[Path]" = (),
 ) -> "Upload":
-    """A cell's model with its record and card."""
+    """A cell's model with its record and card. `licence` is what the card says of it (hub.licenses); None: by the data."""
     from hf_lskd.card import CARD, render
     from hf_lskd.hub.publish import Upload
     from hf_lskd.models.files import shared_files
@@ -100,7 +108,8 @@ def cell_upload(
     from hf_lskd.study.card_exports import exports_of
     from hf_lskd.study.card_record import card_record
 
-    record = card_record(cell, repo_id, teacher_repo=teacher_repo, license=license)
+    record = card_record(cell, repo_id, teacher_repo=teacher_repo)
+    record["card"] |= licence or {}
     if exports:
         record["card"]["exports"] = exports_of(cell, exports)
     files: dict[str, Path | bytes] = {CARD: render(record).encode(), FILE: as_json(record)}
@@ -108,7 +117,7 @@ def cell_upload(
     return Upload(repo_id, files, {key: record[key] for key in ("name", "signature")})
 
 
-def study_uploads(study: Path, repo_id: str, license: str | None) -> "list[Upload]":
+def study_uploads(study: Path, repo_id: str, licence: "Mapping[str, str] | None") -> "list[Upload]":
     """Every finished cell under REPO-CELL, teachers first, then the study's index with its report and tables."""
     from hf_lskd.card import CARD, render_study
     from hf_lskd.hub.publish import Upload, check_repo_id
@@ -128,8 +137,8 @@ def study_uploads(study: Path, repo_id: str, license: str | None) -> "list[Uploa
         teacher = found[name].get("teacher")
         taught = [] if teacher is None else teacher.get("members") or [teacher]
         where = [names.get(one["name"]) for one in taught]
-        uploads.append(cell_upload(study / CELLS / name, target, where, license))
-    index = {"format": FORMAT, "kind": "study", **study_record(study, repo_id, names, license)}
+        uploads.append(cell_upload(study / CELLS / name, target, where, licence))
+    index = {"format": FORMAT, "kind": "study", **study_record(study, repo_id, names), **(licence or {})}
     files: dict[str, Path | bytes] = {CARD: render_study(index).encode(), FILE: as_json(index)}
     files |= {name: study / name for name in INDEX if (study / name).is_file()}
     return [*uploads, Upload(repo_id, files, {key: index[key] for key in ("kind", "name", "recipe_signature")})]

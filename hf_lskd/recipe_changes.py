@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
-import yaml
-
-from hf_lskd.errors import InputError, nearest
-from hf_lskd.recipe_yaml import Document, KeyPath, describe
+from hf_lskd.errors import InputError, RecipeErrors, nearest
+from hf_lskd.recipe_yaml import Document, KeyPath, describe, read_document
 
 ALTERNATIVES = "alternatives"
 
@@ -42,21 +41,45 @@ def with_changes(document: Document, alternative: str | None = None, settings: S
         return document
     values = deepcopy(dict(document.values))
     blocks = values.pop(ALTERNATIVES, {})
-    touched: list[KeyPath] = []
     changes = list(values.pop("changes", []) or [])
+    changed = replace(document, values=values)
     if alternative is not None:
+        touched: list[KeyPath] = []
         merge(values, blocks[alternative], (), touched)
         changes.append(f"alternative {alternative}")
+        changed = with_places(changed, touched, moved(document, (ALTERNATIVES, alternative)))
     for setting in settings:
-        touched.append(put(values, setting))
+        path, given = put(values, setting)
         changes.append(setting)
+        changed = with_places(changed, [path], replace(given, settings={path: setting}))
     if changes:
         values["changes"] = changes
-    lines, key_lines, words = (
-        {at: kept for at, kept in places.items() if not any(at[: len(path)] == path for path in touched)}
-        for places in (document.lines, document.key_lines, document.words)
-    )
-    return Document(document.source, values, lines, key_lines, words)  # type: ignore[arg-type]
+    return changed
+
+
+PLACES = ("lines", "key_lines", "words", "settings")  # what a document knows of its values by their paths
+
+
+def moved(document: Document, away: KeyPath) -> Document:
+    """The places below `away`, under their paths from there."""
+    found: dict[str, Any] = {}
+    for kind in PLACES:
+        places = getattr(document, kind).items()
+        found[kind] = {at[len(away) :]: kept for at, kept in places if at[: len(away)] == away}
+    return replace(document, **found)
+
+
+def with_places(document: Document, touched: Sequence[KeyPath], new: Document) -> Document:
+    """The document in which what is known of the values at and below `touched` is what `new` knows of them."""
+
+    def inside(at: KeyPath) -> bool:
+        return any(at[: len(path)] == path for path in touched)
+
+    found: dict[str, Any] = {}
+    for kind in PLACES:
+        old = {at: kept for at, kept in getattr(document, kind).items() if not inside(at)}
+        found[kind] = {**old, **{at: kept for at, kept in getattr(new, kind).items() if inside(at)}}
+    return replace(document, **found)
 
 
 def merge(values: dict[Any, Any], over: Mapping[Any, Any], at: KeyPath, touched: list[KeyPath]) -> None:
@@ -70,26 +93,41 @@ def merge(values: dict[Any, Any], over: Mapping[Any, Any], at: KeyPath, touched:
             touched.append(place)
 
 
-def put(values: dict[str, Any], setting: str) -> KeyPath:
-    """Set one value by its path, such as `data.path=/data/cub` or `students.0.pretrained=false`. Returns the path."""
+def put(values: dict[str, Any], setting: str) -> tuple[KeyPath, Document]:
+    """Set one value by its path, such as `data.path=/data/cub` or `students.0.pretrained=false`, the value read as a page is.
+
+    Returns the path of what is new, the mapping above it where there was none, and the words of its value."""
     name, equals, text = setting.partition("=")
     keys = [key for key in name.strip().split(".") if key]
     if not equals or not keys:
         raise InputError(f"--set {setting}", "--set KEY=VALUE, such as --set data.path=/data/cub")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
+    given = value_of(text, setting)
     path: KeyPath = ()
+    new: KeyPath = ()
     at: Any = values
     for key in keys[:-1]:
         step = entry(at, key, path, setting)
-        if isinstance(at, dict):
-            at.setdefault(step, {})
-        path, at = (*path, step), at[step]
+        path = (*path, step)
+        if isinstance(at, dict) and step not in at:
+            at[step] = {}
+            new = new or path
+        at = at[step]
     last = entry(at, keys[-1], path, setting)
-    at[last] = value
-    return (*path, last)
+    at[last] = given.values
+    path = (*path, last)
+    return new or path, replace(given, lines={}, key_lines={}, words={(*path, *k): w for k, w in given.words.items()})
+
+
+def value_of(text: str, setting: str) -> Document:
+    """What stands behind the = of a setting; what is no YAML is text. Raises InputError for a key that is given twice."""
+    if not text.strip():
+        return Document("", None)
+    try:
+        return read_document(text, f"--set {setting}")
+    except RecipeErrors:
+        raise
+    except InputError:
+        return Document("", text)
 
 
 def entry(at: Any, key: str, path: KeyPath, setting: str) -> str | int:

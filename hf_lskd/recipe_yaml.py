@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ MAX_NODES = 100_000
 @dataclass(frozen=True)
 class Document:
     """What a page says. `lines` and `key_lines` give the 1-based line of a value and of its key; `words` keeps
-    the text of plain scalars that YAML reads as true or false, so that `save_strategy: no` can mean "no"."""
+    the text of plain scalars that YAML reads as true or false, so that `save_strategy: no` can mean "no". `settings` are what
+    the command line has put over the page, each as it was given."""
 
     source: str
     values: Any
     lines: dict[KeyPath, int] = field(default_factory=dict)
     key_lines: dict[KeyPath, int] = field(default_factory=dict)
     words: dict[KeyPath, str] = field(default_factory=dict)
+    settings: dict[KeyPath, str] = field(default_factory=dict)
 
 
 class Problems:
@@ -42,6 +44,8 @@ class Problems:
         """Note one problem at a key path; `key` points at the key itself and not at its value."""
         line = self._line(at, key)
         place = f"{self.document.source}:{line}" if line else self.document.source
+        if setting := self._setting(at):
+            line, place = 0, f"{self.document.source}, --set {setting}"
         where = f"{place}: {key_name(at)}" if at else place
         self._found[line, f"{where}: received {received}; allowed {allowed}. {hint}".rstrip()] = at
 
@@ -60,6 +64,11 @@ class Problems:
         """Raises RecipeErrors, its problems in the order of the page."""
         if self._found:
             raise RecipeErrors([text for _, text in sorted(self._found, key=lambda found: found[0])])
+
+    def _setting(self, at: KeyPath) -> str | None:
+        """The setting of the command line that a value comes from."""
+        places = (at[:length] for length in range(len(at), 0, -1))
+        return next((self.document.settings[place] for place in places if place in self.document.settings), None)
 
     def _line(self, at: KeyPath, key: bool) -> int:
         if key and at in self.document.key_lines:
@@ -139,7 +148,7 @@ def read_document(text: str, source: str) -> Document:
     builder.problems.raise_if_any()
     if node is None:
         raise InputError(f"{source} is empty", "a mapping with name, task, data, teacher, students and grid")
-    return Document(source, values, document.lines, document.key_lines, document.words)
+    return replace(document, values=values)
 
 
 class _Builder:

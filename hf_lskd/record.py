@@ -134,6 +134,21 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(temporary, path)
 
 
+def follow_umask(folder: Path) -> None:
+    """Let the tensors in `folder` be read by whom its other files may be read by: safetensors keeps its files to their owner.
+
+    (0.8 renames a temporary file of mode 0600 into place.) The mode is that of a file that is made there now; where modes
+    cannot be changed nothing is.
+    """
+    probe = folder / f".mode.{platform.node()}.{os.getpid()}"
+    with contextlib.suppress(OSError):
+        with probe.open("w") as file:
+            mode = os.fstat(file.fileno()).st_mode
+        probe.unlink()
+        for path in folder.glob("*.safetensors"):
+            path.chmod(mode & 0o777)
+
+
 def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -127,8 +127,10 @@ def open_cache(
         root.mkdir(parents=True, exist_ok=True)
         own = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
         try:
-            fill(own, made_of, batches(), ask, items(), top_k)
-            put_in_place(own, root / name)
+            whole = own / "whole"  # not the temporary folder itself, which is its owner's alone
+            whole.mkdir()
+            fill(whole, made_of, batches(), ask, items(), top_k)
+            put_in_place(whole, root / name)
         finally:
             shutil.rmtree(own, ignore_errors=True)
     return TeacherCache(root / name, made_of)

@@ -167,6 +167,10 @@ def interrupted(run: Run) -> None:
     run.hub.stop_at("POST /api/models/ada/three/commit", 100, drop=True)
     run.publish("network lost", cells / TEACHER, "ada/three")
     run.publish("network back", cells / TEACHER, "ada/three", "--license", "mit")
+    text = run.folder / "our-licence.txt"
+    text.write_text("Do as you like.")
+    own = ("--license", "other", "--license-name", "our-own-1.0", "--license-link", str(text))
+    run.publish("licence of our own", cells / TEACHER, "ada/four", *own)
 
 
 def refused(run: Run) -> None:
@@ -183,7 +187,8 @@ def refused(run: Run) -> None:
     run.publish("foreign files there", cell, "ada/foreign")
     for name in ("../up", "ada/../up", "a/b/c", "ada/x.git", "ada/a--b"):
         run.publish(f"name {name}", cell, name)
-    run.publish("bad licence", cell, "ada/licence", "--license", "no-such-licence")
+    run.publish("bad licence", cell, "ada/licence", "--license", "ncsa")  # on our list, but not on this server's
+    run.publish("unknown licence", cell, "ada/licence", "--license", "Apache 2.0", token=None)
     (run.folder / "empty").mkdir()
     run.publish("not a cell", run.folder / "empty", "ada/new")
     run.publish("no folder", run.folder / "nowhere", "ada/new")

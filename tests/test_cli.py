@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from hf_lskd.cli import main
+from hf_lskd.study.summary import time_taken
 from hf_lskd.trainer import DistillationTrainer
 from tests.tiny_study import changed, dump, finished_study, fork, values, write_idx, write_images
 
@@ -182,6 +184,44 @@ def test_a_dry_run_says_how_a_cell_is_launched(capsys: Capture, page: Path) -> N
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert f"\taccelerate launch --config_file {config} -m hf_lskd.cli train {page} --role teacher" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--slurm-limit", "2"], "--slurm-limit with --launcher inline"),
+        (["--accelerate-config", "recipes/accelerate/ddp_8.yaml"], "--accelerate-config with --launcher inline"),
+        (["--launcher", "accelerate"], "no --accelerate-config"),
+        (
+            ["--launcher", "accelerate", "--accelerate-config", "recipes/accelerate/two_machines.yaml"],
+            "2 machines with",
+        ),
+        (["--launcher", "slurm", "--slurm-limit", "0"], "--slurm-limit 0"),
+        (["--launcher", "slurm", "--slurm-template", "none.sh"], "--slurm-template none.sh"),
+        (["--launcher", "slurm", "--jobs", "2"], "--jobs 2 with --launcher slurm"),
+        (["--jobs", "0"], "--jobs 0"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_refuses(
+    capsys: Capture, page: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    command = ["study", str(page), "--output-dir", str(tmp_path / "run"), *words]
+    assert message in refused(capsys, *command, "--dry-run")
+    assert message in refused(capsys, *command)
+
+
+def test_a_dry_runs_line_starts_as_many_processes_or_none(
+    capsys: Capture, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    config = "recipes/accelerate/cpu_2.yaml"
+    assert main(["study", str(page), "--dry-run", "--launcher", "accelerate", "--accelerate-config", config]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        command = line.split("\t")[4]
+        assert command.startswith(
+            f"ACCELERATE_USE_CPU=true accelerate launch --config_file {config} -m hf_lskd.cli train"
+        )
+        assert " --processes 2 " in command
 
 
 # ---- Mistakes in recipes and data
@@ -396,6 +436,38 @@ def test_eta_prints_a_line_a_pair_and_split(capsys: Capture, done: Path, tmp_pat
     ]
     assert all("needs two seeds" in line for line in lines[1:3])
     assert lines[3] == str(copy / "eta.csv")
+
+
+def test_a_study_says_how_long_it_took_and_where_the_time_went(capsys: Capture, recipe: dict, tmp_path: Path) -> None:
+    study = finished_study(recipe, tmp_path)
+    took = r"\d+ s"
+    said, page = capsys.readouterr().out.splitlines()[-2:]
+    parts = rf"{took}: 1 teacher {took}, 2 students {took}, measuring them {took}, tables and report {took}( \(cells' .*\))?"
+    assert re.fullmatch(parts, said)
+    assert page == str(study / "report.html")
+    assert main(["study", str(tmp_path / "recipe.yaml"), "--output-dir", str(study)]) == 0
+    said, page = capsys.readouterr().out.splitlines()[-2:]
+    assert re.fullmatch(rf"{took}: all 3 cells were finished already; tables and report were made again", said)
+
+
+def test_the_time_of_a_study_is_what_its_records_say(tmp_path: Path) -> None:
+    def record(name: str, role: str, train: float, **more: Any) -> dict[str, Any]:
+        durations = {"train": train, "evaluate": 10.0, "total": train + 10.0}
+        return {"name": name, "role": role, "status": "complete", "durations": durations, **more}
+
+    records = [record("a", "teacher", 99.0), record("b", "student", 70.0), record("c", "student", 50.0)]
+    records += [{"name": "d", "role": "student", "status": "failed"}]
+    for name, at in (("b", 1000), ("c", 1020)):
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        (tmp_path / "cells" / name / "record.json").touch()
+        os.utime(tmp_path / "cells" / name / "record.json", (at, at))
+    (tmp_path / "report.html").touch()
+    os.utime(tmp_path / "report.html", (1025, 1025))
+    rest = "2 students 2 min 00 s, measuring them 20 s, tables and report 5 s, 1 failed"
+    assert time_taken(tmp_path, records, {"a"}, 150.0) == f"2 min 30 s: {rest}"
+    assert time_taken(tmp_path, records, {"a"}, 80.0).startswith(f"1 min 20 s: {rest} (cells' own times")
+    taken = record("e", "teacher", 99.0, taken_from={})
+    assert time_taken(tmp_path, [taken, records[0]], {"a"}, 3.0) == "3 s: 1 taken over"
 
 
 def test_project_and_report_write_the_page(capsys: Capture, done: Path, tmp_path: Path) -> None:

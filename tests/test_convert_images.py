@@ -140,6 +140,23 @@ def test_a_checkpoint_of_the_papers_code_loads_with_its_preparation(tmp_path: Pa
     assert str(tmp_path) not in json.dumps(record)
 
 
+def test_weights_that_almost_fit_are_compared_with_the_nearest_architecture(tmp_path: Path) -> None:
+    state = random_model("resnet34").state_dict()
+    del state["layer3.0.conv1.weight"]
+    state["layer3.0.conv1.weights"] = torch.zeros(1)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError) as caught:
+        convert_torchvision(tmp_path / "w.pth", tmp_path / "ours")
+    said = "do not fit torchvision's resnet34, the nearest architecture: 1 missing: layer3.0.conv1.weight; 1 unknown: layer3"
+    assert said in str(caught.value)
+    state = {key: value for key, value in random_model("mobilenet_v2").state_dict().items() if "classifier" not in key}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(
+        InputError, match=r"mobilenet_v2, the nearest.*2 missing: classifier.1.bias, classifier.1.weight"
+    ):
+        convert_torchvision(tmp_path / "w.pth", tmp_path / "headless")
+
+
 def test_a_timm_training_checkpoint_gives_its_averaged_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
     plain, averaged = (timm.create_model("test_resnet", num_classes=3, in_chans=1) for _ in range(2))
@@ -165,7 +182,7 @@ def test_timm_weights_alone_need_the_architecture(tmp_path: Path) -> None:
         convert_timm(tmp_path / "w.safetensors", tmp_path / "ours")
     found = convert_timm(tmp_path / "w.safetensors", tmp_path / "ours", architecture="test_vit")
     assert found.checks["weights"].startswith(f"{len(model.state_dict())} of ")
-    with pytest.raises(InputError, match="num_classes"):
+    with pytest.raises(InputError, match=r"num_classes.*It follows from the weights\."):
         convert_timm(tmp_path / "w.safetensors", tmp_path / "x", architecture="test_vit", model_args={"num_classes": 4})
     with pytest.raises(InputError, match="test_vit"):  # torchvision has no such model
         convert_timm(tmp_path / "ours", tmp_path / "x", output_format="torchvision")

@@ -146,3 +146,13 @@ def test_a_namespace_is_allowed_for_the_one_reader_only(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "a.pt")["args"].lr == 0.1
     with pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "a.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_the_refusal_of_a_pickle_comes_alone(protocol: int, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    path = tmp_path / "model.pth"
+    path.write_bytes(pickle.dumps({"model": Intruder(tmp_path / "mark")}, protocol=protocol))
+    with pytest.raises(InputError, match="cannot be read"):
+        read_checkpoint(path)
+    assert [str(one.message) for one in recwarn] == []
+    assert not (tmp_path / "mark").exists()

@@ -155,7 +155,10 @@ def test_no_pickle_is_opened_that_can_run_code(tmp_path: Path) -> None:
     ("model_args", "message"),
     [
         ({"depht": 3}, "depht"),
-        ({"num_classes": 3}, "num_classes"),
+        (
+            {"num_classes": 3},
+            "num_classes. Allowed: arguments that shape a classifier. It follows from the weights, or class_names.",
+        ),
         ({"pretrained": True}, "pretrained"),
         ({"checkpoint_path": "x"}, "checkpoint_path"),
         ({"act_layer": nn.GELU}, "act_layer"),

@@ -15,7 +15,9 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from hf_lskd.card import render
+from hf_lskd.card_data import SOURCES
 from hf_lskd.errors import InputError
+from hf_lskd.hub.licenses import IDENTIFIERS, licence
 from hf_lskd.hub.publish import check_repo_id, check_revision
 from tests.hub_metadata import metadata_errors
 from tests.hub_run import CELL, OTHER, TEACHER
@@ -117,6 +119,7 @@ def test_a_lost_network_is_one_sentence_and_the_next_run_goes_on(said: dict[str,
         ("name a/b/c", "--repo-id 'a/b/c'"),
         ("name ada/x.git", "--repo-id 'ada/x.git'"),
         ("name ada/a--b", "--repo-id 'ada/a--b'"),
+        ("unknown licence", "--license Apache 2.0.*Did you mean 'apache-2.0'"),
         ("bad licence", "refuses the card of ada/licence .*license"),
         ("not a cell", "has no record.json"),
         ("no folder", "nowhere is no folder"),
@@ -288,6 +291,41 @@ def test_an_impossible_branch_is_refused_at_once(name: str) -> None:
 @pytest.mark.parametrize("name", [None, "main", "v1.0", "feature/a-b", "refs/pr/1"])
 def test_a_possible_branch_is_taken(name: str | None) -> None:
     check_revision(name)
+
+
+def test_a_licence_that_is_on_no_list_goes_with_its_name_and_text(said: dict[str, Any], folder: Path) -> None:
+    assert said["licence of our own"]["code"] == 0
+    files = held(folder, "ada/four")
+    assert files["LICENSE"] == b"Do as you like."
+    data = ModelCard(files["README.md"].decode()).data
+    assert (data.license, data.license_name, data.license_link) == ("other", "our-own-1.0", "LICENSE")
+    assert "Licence of the weights: our-own-1.0." in files["README.md"].decode()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("MIT", None, None), "--license MIT.*Did you mean 'mit'"),
+        (("gpl3", None, None), "Did you mean .*'gpl-3.0'"),
+        (("other", None, None), "--license other without --license-name"),
+        (("other", "My Licence", None), "--license-name My Licence"),
+        (("other", "mit", None), "--license-name mit"),
+        (("other", "mine", "nowhere.txt"), "--license-link nowhere.txt"),
+        (("mit", "mine", None), "--license-name with --license mit"),
+        ((None, None, "https://a.b"), "--license-link without --license"),
+    ],
+)
+def test_a_licence_that_the_hub_does_not_know_is_refused_here(given: tuple, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        licence(*given)
+
+
+def test_a_licence_is_what_the_card_says() -> None:
+    assert licence(None, None, None) == {}
+    assert licence("cc-by-nc-4.0", None, None) == {"license": "cc-by-nc-4.0"}
+    found = licence("other", "mine-1.0", "https://a.b/c")
+    assert found == {"license": "other", "license_name": "mine-1.0", "license_link": "https://a.b/c"}
+    assert {source["license"] for source in SOURCES.values() if "license" in source} <= IDENTIFIERS
 
 
 def test_a_bad_name_is_told_by_its_option() -> None:

@@ -107,3 +107,36 @@ def test_problems_of_the_page_itself_keep_their_lines(page: Path) -> None:
     page.write_text(PAGE.replace("teacher: {model: test_resnet}", "teacher: {model: 3}"), encoding="utf-8")
     with pytest.raises(RecipeErrors, match=r"page.yaml:5: teacher.model"):
         load_recipe(page, "modern", ["data.seed=1"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("grid.temperature=[1, -2]", "grid.temperature[1]: received -2; allowed a finite number > 0."),
+        ("training.learning_rat=0.1", "training.learning_rat: received an unknown key"),
+        ("swiches.ema=0.9", "swiches: received an unknown key"),
+        ("students.0.pretrained=[true]", "students[0].pretrained: received [true]"),
+        ("teacher.ensemble.0=1", 'teacher.ensemble: received {"0": 1}'),
+    ],
+)
+def test_what_is_wrong_with_a_setting_is_said_with_the_setting(page: Path, setting: str, message: str) -> None:
+    with pytest.raises(RecipeErrors) as caught:
+        load_recipe(page, None, ["data.seed=1", setting])
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{page}, --set {setting}: {message}")
+
+
+def test_what_is_wrong_with_an_alternative_is_said_with_its_own_line(page: Path) -> None:
+    page.write_text(PAGE.replace("scale_control: {grid: {kd_loss_scale", "scale_control: {grid: {kd_loss_scal"))
+    with pytest.raises(RecipeErrors) as caught:
+        load_recipe(page, "scale_control")
+    line = page.read_text().splitlines().index("  scale_control: {grid: {kd_loss_scal: [1.0, equalised]}}") + 1
+    assert caught.value.problems[0].startswith(f"{page}:{line}: grid.kd_loss_scal: received an unknown key")
+
+
+def test_words_and_numbers_of_a_setting_mean_what_they_mean_on_a_page(page: Path) -> None:
+    recipe = load_recipe(page, None, ["training.save_strategy=no", "training.learning_rate=1e-3"])
+    assert recipe.training["save_strategy"] == "no"
+    assert recipe.training["learning_rate"] == 0.001
+    with pytest.raises(RecipeErrors, match="the same key again"):
+        load_recipe(page, None, ["training={max_steps: 1, max_steps: 2}"])

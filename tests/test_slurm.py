@@ -215,6 +215,37 @@ def test_jobs_that_are_gone_end_the_waiting_with_a_record(
     assert "run the study again" in capsys.readouterr().err
 
 
+def test_cells_whose_jobs_were_just_ending_are_submitted_again_and_not_lost(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """scancel and at once the same command with --wait: squeue shows the elements twice more, then no longer."""
+    monkeypatch.setattr(slurm, "LOOK", 0.01)
+    monkeypatch.setattr(slurm, "ASK", 0.0)
+    assert submit(tmp_path) == 0
+    first = slurm.submitted_jobs(tmp_path / "study")
+    (commands / "calls").unlink()
+    (commands / "queue").write_text("\n".join(jobs[0] for jobs in first.values()))
+    shown = 'c=$(($(cat "$D/c" 2>/dev/null || echo 0) + 1)); echo $c > "$D/c"; [ $c -gt 2 ] || cat "$D/queue"'
+    (commands / "squeue").write_text(f"#!/bin/sh\nD={commands}\n{shown}\n")
+    capsys.readouterr()
+    assert submit(tmp_path, "--wait") == 1  # nothing makes the cells here: what was submitted now is lost
+    said = capsys.readouterr().out
+    assert "queued or running already: 6" in said
+    assert "submitted: 2 teachers, 4 students; queued or running already: 0" in said
+    assert len(calls(commands)) == 3  # once, not for ever
+    assert {record_of(tmp_path / "study", name)["error"]["type"] for name in NAMES} == {"JobLostError"}
+
+
+def test_students_of_a_teacher_that_failed_meanwhile_are_not_submitted_again(tmp_path: Path) -> None:
+    recipe = load_recipe(page(tmp_path))
+    planned = slurm.cells(recipe)
+    earlier: dict = dict.fromkeys(planned)
+    assert slurm.cut_short(recipe, tmp_path, [], earlier) == planned
+    assert slurm.cut_short(recipe, tmp_path, planned[:2], earlier) == planned[3:]  # a teacher of ours, and a student
+    slurm.fail_cell(recipe, planned[0], tmp_path / "cells" / planned[0].name, RuntimeError("out of memory"))
+    assert slurm.cut_short(recipe, tmp_path, [], earlier) == planned[3:]
+
+
 def test_what_sbatch_refuses_is_said_in_its_own_words(
     commands: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

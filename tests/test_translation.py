@@ -396,6 +396,19 @@ def test_a_study_with_a_given_teacher_and_its_tokenizer(study: Path, text: Path,
         run_study(recipe_from_dict(page), tmp_path / "other")
 
 
+def test_a_student_refused_for_its_token_map_leaves_no_folder(
+    study: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "recipe.yaml"
+    page.write_text(recipe_of(text).to_yaml(), encoding="utf-8")
+    teacher = str(study / "cells" / "teacher-a0-s0")
+    place = tmp_path / "new" / "cells" / "student"
+    words = ["--role", "student", "--teacher", teacher, "--output-dir", str(place), "--set", "data.vocab_size=70"]
+    assert main(["train", str(page), *words]) == 2
+    assert "token" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.yaml"]
+
+
 def test_eta_and_report_can_be_made_again(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(study, copy)

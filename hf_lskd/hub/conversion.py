@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_lskd.errors import InputError
+from hf_lskd.record import follow_umask
 
 FILE = "conversion.json"
 SHOWN = 8  # names of weights in a message
@@ -60,6 +61,7 @@ def fresh_folder(target: Path) -> Iterator[Path]:
         ) from error
     try:
         yield made
+        follow_umask(made)
         if target.is_dir():
             target.rmdir()
         os.replace(made, target)

@@ -44,7 +44,7 @@ def convert_timm(
         raise InputError(f"{source} does not say its architecture", "--architecture, one of timm's names")
     name = timm_name(str(name))
     own_args = {**said.get("model_args", {}), **(model_args or {})}
-    check_model_args(own_args)
+    check_model_args(own_args, "the weights")
     state = timm_names(weights_in(checkpoint, file))
     module = timm_from_state(name, state, file, None, own_args).eval()
     if not module.num_classes:

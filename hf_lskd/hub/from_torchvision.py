@@ -11,8 +11,8 @@ from hf_lskd.errors import InputError
 from hf_lskd.hub.conversion import Conversion, check_finite, check_read_back, check_weights, fresh_folder
 from hf_lskd.hub.torchvision_names import (
     TIMM_NAMES,
-    architecture_by_weights,
     classes_of,
+    nearest_by_weights,
     paired_names,
     preparation,
     renamed,
@@ -24,6 +24,7 @@ from hf_lskd.models.timm_weights import create_timm
 from hf_lskd.models.timm_wrapper import wrap_timm
 from hf_lskd.models.weights_file import read_checkpoint, sha256_of, weights_in
 
+CLOSE = 0.5  # share of weights in common from which one architecture is meant, and what differs is told
 TOLERANCE = 1e-5  # of logits, beside the largest of them or 1
 # torch's ImageNet example, which writes `arch` beside the weights, evaluates every model so; the paper's code comes from it.
 EXAMPLE = {"input_size": [3, 224, 224], "crop_pct": 224 / 256, "interpolation": "bilinear"}
@@ -40,11 +41,12 @@ def convert_torchvision(
     checkpoint = read_checkpoint(source)
     state = weights_in(checkpoint, source)
     said = checkpoint.get("arch") if isinstance(checkpoint, Mapping) else None
-    name = chosen_architecture(source, state, architecture or (said if isinstance(said, str) else None))
-    classes = classes_of(state) or 0
+    named = architecture or (said if isinstance(said, str) else None)
+    name = chosen_architecture(source, state, named)
+    classes = classes_of(state) or 1000  # of none the head is missing, which is told below
     with torch.device("meta"):
         shapes = torchvision_model(name, classes).state_dict()
-    used = check_weights(state, shapes, f"torchvision's {name}")
+    used = check_weights(state, shapes, f"torchvision's {name}{'' if named else ', the nearest architecture'}")
     check_names(class_names, classes)
     ours, module = both_models(name, classes)
     ours.load_state_dict(state)
@@ -85,9 +87,11 @@ def write_torchvision(module: nn.Module, architecture: str, target: Path, found:
 
 
 def chosen_architecture(source: Path, state: Mapping[str, Tensor], said: str | None) -> str:
-    """torchvision's name of the architecture that was said, or that the weights tell."""
-    name = torchvision_name(said) if said else architecture_by_weights(state)
-    if name is None:
+    """torchvision's name of the architecture that was said, or that the weights tell: with some missing or too many, the nearest."""
+    if said:
+        return torchvision_name(said)
+    name, share = nearest_by_weights(state)
+    if share < CLOSE:
         keys = ", ".join(list(state)[:3])
         raise InputError(
             f"{source}: no architecture has weights of these names and shapes ({keys}, …)",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_lskd.errors import InputError
+from hf_lskd.hub.licenses import LICENSE
 from hf_lskd.models.files import PICKLED, first_line
 from hf_lskd.record import FILE
 
@@ -57,7 +58,7 @@ def check_files(upload: Upload) -> None:
     for name, content in upload.files.items():
         if Path(name).suffix in PICKLED or Path(name).is_absolute() or ".." in Path(name).parts:
             raise InputError(f"{name} in {upload.repo_id}", "safetensors, JSON and text inside the repository")
-        if Path(name).suffix not in TEXT:
+        if Path(name).suffix not in TEXT and name != LICENSE:
             continue
         text = content if isinstance(content, bytes) else content.read_bytes()
         if TOKEN.search(text) or (own and own in text):

@@ -70,14 +70,23 @@ def classes_of(state: Mapping[str, Tensor]) -> int | None:
 
 def architecture_by_weights(state: Mapping[str, Tensor]) -> str | None:
     """The torchvision architecture whose weights have these names and shapes; None where none has."""
-    classes = classes_of(state)
-    shapes = {key: value.shape for key, value in state.items()}
-    for name in TIMM_NAMES if classes else ():
+    found, share = nearest_by_weights(state)
+    return found if share == 1 and classes_of(state) else None
+
+
+def nearest_by_weights(state: Mapping[str, Tensor]) -> tuple[str, float]:
+    """The torchvision architecture that has most weights of these names and shapes, and which share of both they are."""
+    shapes = {(key, value.shape) for key, value in state.items()}
+    shares = {}
+    for name in TIMM_NAMES:
         with torch.device("meta"):
-            model = torchvision_model(name, int(classes or 0))
-        if {key: value.shape for key, value in model.state_dict().items()} == shapes:
-            return name
-    return None
+            own = torchvision_model(name, classes_of(state) or 1000).state_dict()
+        other = {(key, value.shape) for key, value in own.items()}
+        shares[name] = len(shapes & other) / len(shapes | other)
+        if shares[name] == 1:
+            break
+    best = max(shares, key=shares.__getitem__)
+    return best, shares[best]
 
 
 def preparation(name: str) -> dict[str, Any]:

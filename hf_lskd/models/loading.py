@@ -43,7 +43,7 @@ def load_image_classifier(
     Raises InputError for an unknown name (with the nearest known ones) and for weights that cannot be read or do not fit.
     """
     own_args = dict(model_args or {})
-    check_model_args(own_args)
+    check_model_args(own_args, "the weights, or class_names" if class_names is None else "the data's classes")
     if isinstance(pretrained, str) and not Path(pretrained).exists():
         raise InputError(f"pretrained: {pretrained} does not exist", "true, false, or the path of weights")
     if not is_timm(name):

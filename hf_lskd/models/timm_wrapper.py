@@ -149,9 +149,11 @@ def build_of(module: nn.Module) -> Iterator[tuple[str, str, dict[str, str]]]:
         yield name, type(part).__qualname__, plain
 
 
-def check_model_args(model_args: Mapping[str, Any]) -> None:
-    """Refuse model arguments that are set elsewhere, and such that a config.json cannot hold. Raises InputError."""
-    ours = {"num_classes": "the data", "pretrained": "pretrained", "checkpoint_path": "pretrained: <path>"}
+def check_model_args(model_args: Mapping[str, Any], classes: str) -> None:
+    """Refuse model arguments that are set elsewhere, and such that a config.json cannot hold. Raises InputError.
+
+    `classes` says in words what the number of classes follows from."""
+    ours = {"num_classes": classes, "pretrained": "pretrained", "checkpoint_path": "pretrained: <path>"}
     for key in ("features_only", "pretrained_cfg", "pretrained_cfg_overlay", *ours):
         if key in model_args:
             where = f"It follows from {ours[key]}." if key in ours else ""

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ def read_checkpoint(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="torch|hf_lskd")  # what is wrong, we say
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the readers raise is about this file
         raise unreadable_file(path, error) from error

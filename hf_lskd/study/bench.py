@@ -65,11 +65,11 @@ def check_given_teacher(bench: Bench, label_smoothing: float, path: str) -> None
     bench.task.check_teacher(model_folder(folder))
 
 
-def check_cache(bench: Bench) -> None:
+def check_cache(recipe: Recipe, processes: int) -> None:
     """Refuse a teacher cache for cells that several processes make together, before any of them is trained."""
-    kept = bench.recipe.switches.teacher_cache
-    if kept != "none" and bench.processes > 1:
-        raise InputError(f"switches.teacher_cache: {kept} with {bench.processes} processes a cell", "one, or none kept")
+    kept = recipe.switches.teacher_cache
+    if kept != "none" and processes > 1:
+        raise InputError(f"switches.teacher_cache: {kept} with {processes} processes a cell", "one, or none kept")
 
 
 # ---- Signatures

@@ -30,9 +30,7 @@ def finished_record(cell: Path) -> dict[str, Any]:
     return record
 
 
-def card_record(
-    cell: Path, repo_id: str, *, teacher_repo: str | Sequence[str | None] | None = None, license: str | None = None
-) -> dict[str, Any]:
+def card_record(cell: Path, repo_id: str, *, teacher_repo: str | Sequence[str | None] | None = None) -> dict[str, Any]:
     """The record of the finished cell in a folder, with what its study says of it under `card`.
 
     `teacher_repo` is where its teacher is on the Hub; of an ensemble one for each member, in the record's order. A cell that
@@ -42,8 +40,6 @@ def card_record(
     record = finished_record(cell)
     facts: dict[str, Any] = {"repo_id": repo_id, "level": LEVEL, "model": model_facts(cell / MODEL)}
     facts["metric"] = "bleu" if "bleu" in record["metrics"] else "top1"
-    if license is not None:
-        facts["license"] = license
     if record["role"] == "student":
         given = [teacher_repo] if isinstance(teacher_repo, str) else list(teacher_repo or ())
         facts["teacher"] = teacher_facts(cell, record, given)
@@ -214,7 +210,7 @@ def ranged(found: Range) -> dict[str, Any]:
     return asdict(found)
 
 
-def study_record(folder: Path, repo_id: str, names: Mapping[str, str], license: str | None = None) -> dict[str, Any]:
+def study_record(folder: Path, repo_id: str, names: Mapping[str, str]) -> dict[str, Any]:
     """What a study's index page says: its cells with their scores and repositories (`names`: cell → repository).
 
     `recipe_signature` is of the recipe without its grid, so that a study that has grown is still the same one.
@@ -228,7 +224,6 @@ def study_record(folder: Path, repo_id: str, names: Mapping[str, str], license: 
         "repo_id": repo_id,
         "task": study.recipe["task"],
         "source": study.recipe["data"]["source"],
-        "license": license,
         "metric": scores.metric,
         "answer": answers,
         "cells": [

@@ -27,6 +27,7 @@ from hf_lskd.record import (
     STATISTICS,
     Cell,
     file_sha256,
+    follow_umask,
     hardware,
     model_folder,
     peak_memory_mb,
@@ -39,7 +40,7 @@ from hf_lskd.record import (
 from hf_lskd.sharding import whole_model
 from hf_lskd.study.batch import check_batch
 from hf_lskd.study.bench import Bench, cell_signature, process_state, world_size
-from hf_lskd.study.claims import agreed, not_writable
+from hf_lskd.study.claims import agreed, is_first, not_writable
 from hf_lskd.study.sharing import take_teacher
 from hf_lskd.study.targets import METRICS, lessons, loss_scale, targets_of, write_predictions, write_targets
 from hf_lskd.tasks.task import SPLITS, Task
@@ -53,9 +54,19 @@ def run_cell(bench: Bench, cell: Cell, folder: Path, teachers: Sequence[Path]) -
 
     `teachers` are the finished cells of a student's teachers. They are read back from there, also when this process has just
     trained them, and so is the cell's own model before it is measured: a model in memory and the same one on disk differ in the
-    last bits. An interrupted run of the same cell continues from its last whole checkpoint. With `bench.seat` other students of
-    the same teachers are trained at the same time (`lockstep`).
+    last bits. An interrupted run of the same cell continues from its last whole checkpoint; one that left nothing to continue
+    from leaves no folder. With `bench.seat` other students of the same teachers are trained at the same time (`lockstep`).
     """
+    try:
+        return make_cell(bench, cell, folder, teachers)
+    except BaseException:
+        if is_first(bench.recipe):
+            remove_untouched(partial_folder(folder))
+        raise
+
+
+def make_cell(bench: Bench, cell: Cell, folder: Path, teachers: Sequence[Path]) -> dict[str, Any]:
+    """`run_cell`, which leaves a hidden folder behind when it fails."""
     seat = bench.seat
     clock = time.perf_counter if seat is None else seat.clock
     started = clock()
@@ -212,6 +223,12 @@ def claim_unfinished(work: Path, sign: str) -> None:
         raise not_writable(work.parent, error) from error
 
 
+def remove_untouched(work: Path) -> None:
+    """Remove an unfinished folder that holds no file but its mark: its cell was refused before its first step."""
+    if work.is_dir() and all(path.is_dir() or path == work / MARK for path in work.rglob("*")):
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def partial_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
@@ -254,6 +271,8 @@ def whole_checkpoints(work: Path) -> dict[int, Path]:
 def finish(work: Path, folder: Path) -> None:
     """Rename the complete cell into place: a folder with a record is finished, whatever happens next."""
     shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
+    for made in (work, work / MODEL):
+        follow_umask(made)
     (work / MARK).unlink()
     if folder.exists():
         shutil.rmtree(folder)

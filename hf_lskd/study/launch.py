@@ -57,11 +57,8 @@ def read_config(path: Path | None) -> Config:
     return Config(path.resolve(), found.num_processes, found.num_machines or 1)
 
 
-def check_devices(config: Config) -> None:
-    """Raise InputError when the configuration wants more of this machine, or of other machines, than is here."""
-    import torch
-    from accelerate.utils import parse_flag_from_env
-
+def check_machines(config: Config) -> None:
+    """Raise InputError when the configuration wants other machines too."""
     if config.machines > 1:
         raise InputError(
             f"{config.path}: {config.machines} machines with --launcher accelerate",
@@ -69,6 +66,13 @@ def check_devices(config: Config) -> None:
             "Run the same command on each machine with recipes/accelerate/ddp_8.yaml and one --output-dir that both see: they "
             "share the cells. For a cell over several machines take --launcher slurm, or `accelerate launch … hf-lskd train`.",
         )
+
+
+def check_devices(config: Config) -> None:
+    """Raise InputError when the configuration wants more of this machine than is here."""
+    import torch
+    from accelerate.utils import parse_flag_from_env
+
     here = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     if config.processes > max(here, 1) and not parse_flag_from_env("ACCELERATE_USE_CPU"):
         raise InputError(

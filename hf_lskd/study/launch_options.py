@@ -38,27 +38,56 @@ def add_launch_options(sub: Any) -> None:
 
 def run_launched(recipe: Any, folder: Path, args: Any) -> Sequence[Any] | None:
     """Run the study by the launcher that `args` name. Returns its records; None when they are for jobs still to come."""
-    check_options(args)
+    config = check_launch(recipe, args)
     if args.launcher == "slurm":
         from hf_lskd.study.slurm import run_jobs
 
-        return run_jobs(recipe, folder, args)
-    from hf_lskd.study.launch import accelerated, check_devices, read_config
+        return run_jobs(recipe, folder, args, config)
+    from hf_lskd.study.launch import accelerated, check_devices
     from hf_lskd.study.runner import run_study
 
-    if args.launcher == "inline":
+    if config is None:
         return run_study(recipe, folder, jobs=args.jobs, lockstep=args.lockstep == "on")
-    config = read_config(args.accelerate_config)
     check_devices(config)
     print(f"accelerate: {config.path}, {config.processes} processes a cell")
     return run_study(recipe, folder, jobs=1, launch=accelerated(config))
 
 
-def launch_words(args: Any) -> list[str]:
-    """How the command line is started for one cell alone."""
-    if args.accelerate_config is None:
+def check_launch(recipe: Any, args: Any) -> Any:
+    """What starts a cell: a configuration of `accelerate launch`, or None for one process.
+
+    Raises InputError for everything about launching that is wrong wherever the study is to run: options of another launcher,
+    files that cannot be used, a recipe that several processes cannot make. What this machine has is not looked at.
+    """
+    from hf_lskd.study.bench import check_cache
+    from hf_lskd.study.launch import check_machines, read_config
+    from hf_lskd.study.side_by_side import jobs_of
+    from hf_lskd.study.slurm_script import read_template
+
+    check_options(args)
+    jobs_of(recipe, args.jobs)
+    if args.slurm_limit is not None and args.slurm_limit < 1:
+        raise InputError(f"--slurm-limit {args.slurm_limit}", "a whole number from 1")
+    if args.launcher == "slurm":
+        read_template(args.slurm_template)
+    if args.launcher == "inline" or (args.launcher == "slurm" and args.accelerate_config is None):
+        return None
+    config = read_config(args.accelerate_config)
+    if args.launcher == "accelerate":
+        check_machines(config)
+    check_cache(recipe, config.processes)
+    return config
+
+
+def launch_words(args: Any, config: Any) -> list[str]:
+    """How the command line is started for one cell alone; of several machines, on the first of them."""
+    if config is None:
         return ["hf-lskd"]
-    return ["accelerate", "launch", "--config_file", str(args.accelerate_config), "-m", "hf_lskd.cli"]
+    from accelerate.utils import parse_flag_from_env
+
+    on_cpu = ["ACCELERATE_USE_CPU=true"] if parse_flag_from_env("ACCELERATE_USE_CPU") else []
+    rank = ["--machine_rank", "0"] if config.machines > 1 else []
+    return [*on_cpu, "accelerate", "launch", "--config_file", str(args.accelerate_config), *rank, "-m", "hf_lskd.cli"]
 
 
 def check_options(args: Any) -> None:

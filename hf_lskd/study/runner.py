@@ -51,7 +51,7 @@ def run_study(
     check_processes(recipe)
     jobs = jobs_of(recipe, jobs)
     bench = replace(open_bench(recipe, cache_dir), lockstep=lockstep, **(launch or {}))
-    check_cache(bench)
+    check_cache(recipe, bench.processes)
     refuse_foreign(folder, bench)
     check_given_teachers(folder, bench)
     with working_in(folder, bench):

@@ -1,7 +1,8 @@
 """One cell on its own, from the command line: the same cell, to the last bit, as inside a study."""
 
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,13 +45,26 @@ def train_one(recipe: Recipe, args: Any) -> dict[str, Any]:
                 "Choose another --output-dir.",
             )
         return record
-    with claim_together(recipe, folder) as mine, Progress(1, sys.stderr) as progress:
+    with no_empty_parents(folder), claim_together(recipe, folder) as mine, Progress(1, sys.stderr) as progress:
         if not mine:
             raise InputError(f"another process is making {folder}", "one process a cell", "Wait for it, or stop it.")
         progress.start(cell.name)
         record = run_cell(replace(bench, on_step=partial(progress.step, cell.name)), cell, folder, teachers)
         progress.finish(cell.name, record)
     return record
+
+
+@contextlib.contextmanager
+def no_empty_parents(folder: Path) -> Iterator[None]:
+    """Remove the folders above `folder` that were made for it, when the run fails and leaves nothing in them."""
+    new = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first that holds something
+            for parent in new:
+                parent.rmdir()
+        raise
 
 
 def chosen_cell(recipe: Recipe, args: Any, teachers: Sequence[Mapping[str, Any]]) -> Cell:

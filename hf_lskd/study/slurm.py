@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from typing import Any
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import Recipe
 from hf_lskd.record import CELLS, Cell, read_record, write_json
-from hf_lskd.study.bench import Bench, check_cache, open_bench
+from hf_lskd.study.bench import Bench, open_bench
 from hf_lskd.study.cell import fail_cell, finished
 from hf_lskd.study.claims import alone, claim
-from hf_lskd.study.grid import cells, row_of, row_teachers, rows_of
-from hf_lskd.study.launch import LOGS, Config, read_config
+from hf_lskd.study.grid import cells, row_of, row_teachers, rows_of, teachers_of
+from hf_lskd.study.launch import LOGS, Config
 from hf_lskd.study.ownership import check_given_teachers, refuse_foreign, working_in
-from hf_lskd.study.runner import tabulate
+from hf_lskd.study.runner import failure, tabulate
 from hf_lskd.study.slurm_script import read_template, script
 
 SLURM = "slurm"  # in a study's folder: its jobs' scripts, what they said before their cell was chosen, and
@@ -45,30 +45,38 @@ class Array:
     after: tuple[str, ...] = ()
 
 
-def run_jobs(recipe: Recipe, folder: Path, args: Any) -> list[dict[str, Any]] | None:
+def run_jobs(recipe: Recipe, folder: Path, args: Any, config: Config | None) -> list[dict[str, Any]] | None:
     """Submit what is missing of the study and not queued or running already. Returns the records when all cells are made, with
     `args.wait` after waiting for that, having written tables and report; None when jobs are still to come.
 
+    `config` is what starts a cell; None: one process.
     Raises InputError, before anything is submitted, for bad input as `run_study` does, for a template that cannot work, and
     without a cluster; and for what sbatch refuses.
     """
-    if args.slurm_limit is not None and args.slurm_limit < 1:
-        raise InputError(f"--slurm-limit {args.slurm_limit}", "a whole number from 1")
-    config = None if args.accelerate_config is None else read_config(args.accelerate_config)
     template, folder, recipe = read_template(args.slurm_template), folder.resolve(), by_clock(recipe)
     bench = replace(open_bench(recipe), processes=1 if config is None else config.processes)
-    check_cache(bench)
     refuse_foreign(folder, bench)
     check_given_teachers(folder, bench)
     if missing_of(recipe, folder):
         queued()  # a cluster that does not answer costs nothing
         with working_in(folder, bench):
             pass
-        with alone(folder):
-            submitted = submit_missing(recipe, folder, template, config, args.slurm_limit)
-        tell(recipe, folder, submitted)
+        earlier = {cell: failure(folder / CELLS / cell.name) for cell in cells(recipe)}
+
+        def submit(among: Collection[Cell]) -> list[Cell]:
+            with alone(folder):
+                submitted = submit_missing(recipe, folder, template, config, args.slurm_limit, among)
+            tell(recipe, folder, submitted)
+            return [cell for array in submitted.values() for cell in array.cells]
+
+        own = submit(cells(recipe))
         if args.wait:
             wait(recipe, folder)
+            if again := cut_short(recipe, folder, own, earlier):
+                submit(again)
+                wait(recipe, folder)
+            for cell in missing_of(recipe, folder):
+                record_lost_job(recipe, cell, folder / CELLS / cell.name)
     if missing_of(recipe, folder) and not args.wait:
         return None
     return collect(bench, folder)
@@ -89,14 +97,20 @@ def missing_of(recipe: Recipe, folder: Path) -> list[Cell]:
 
 
 def submit_missing(
-    recipe: Recipe, folder: Path, template: str, config: Config | None, limit: int | None
+    recipe: Recipe,
+    folder: Path,
+    template: str,
+    config: Config | None,
+    limit: int | None,
+    among: Collection[Cell],
 ) -> dict[str, Array]:
-    """Submit an array of the teachers that are missing, then one of each teacher's students. Returns them by job id."""
+    """Submit an array of the teachers `among` these cells that are missing, then one of each teacher's students. Returns them by
+    job id."""
     for place in (SLURM, LOGS, CELLS):
         (folder / place).mkdir(exist_ok=True)
     submitted: dict[str, Array] = {}
     waiting = still_queued(folder)  # asked before the records are read: what ends in between is then finished
-    missing = [cell for cell in missing_of(recipe, folder) if cell.name not in waiting]
+    missing = [cell for cell in missing_of(recipe, folder) if cell.name not in waiting and cell in among]
     for array in arrays(recipe, folder, missing, waiting):
         path = folder / SLURM / f"{array.name}.sh"
         path.write_text(script(template, folder, array.cells, config), encoding="utf-8")
@@ -196,7 +210,7 @@ def tell(recipe: Recipe, folder: Path, submitted: Mapping[str, Array]) -> None:
 
 
 def wait(recipe: Recipe, folder: Path) -> None:
-    """Return when each cell is finished, or its job has gone without finishing it, which is then recorded."""
+    """Return when each cell is finished, or its job has gone without finishing it."""
     asked = time.monotonic()
     while missing_of(recipe, folder):
         time.sleep(LOOK)
@@ -210,8 +224,20 @@ def wait(recipe: Recipe, folder: Path) -> None:
             continue
         if not any(cell.name in coming for cell in missing_of(recipe, folder)):
             break
-    for cell in missing_of(recipe, folder):
-        record_lost_job(recipe, cell, folder / CELLS / cell.name)
+
+
+def cut_short(
+    recipe: Recipe, folder: Path, own: Collection[Cell], earlier: Mapping[Cell, tuple[int, int] | None]
+) -> list[Cell]:
+    """The cells whose jobs were there before this command and have gone without a word, as `scancel` ends them while squeue
+    still shows them: neither submitted by this command (`own`) nor failed since (`earlier` are the failures of before).
+
+    A student is one of them only where its teachers are finished or among them too.
+    """
+    missing = missing_of(recipe, folder)
+    gone = [cell for cell in missing if cell not in own and failure(folder / CELLS / cell.name) == earlier[cell]]
+    lost = set(missing) - set(gone)
+    return [cell for cell in gone if cell.role == "teacher" or not lost & set(teachers_of(recipe, cell))]
 
 
 class JobLostError(RuntimeError):

@@ -3,27 +3,56 @@
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_lskd.record import exact
+from hf_lskd.record import CELLS, FILE, exact
 from hf_lskd.study.grid import CURVE
+from hf_lskd.study.progress import duration
 from hf_lskd.study.report_eta import chance_rows, systematic_share
 from hf_lskd.study.report_folder import Eta, read_study
 from hf_lskd.study.report_words import answer_lines
 from hf_lskd.study.tables import ETA
 
+PAGE = "report.html"
 
-def print_summary(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Top-1 or BLEU by α and T (mean over seeds), the page's answer, what failed, and where the page is."""
+
+def print_summary(folder: Path, records: Sequence[Mapping[str, Any]], took: str = "") -> None:
+    """Top-1 or BLEU by α and T (mean over seeds), the page's answer, what failed, how long it `took`, and where the page is."""
     print(accuracy_table(records))
     for line in answer_lines(folder):
         print(line)
     for record in records:
         if record["status"] == "failed":
             print(f"failed: {record['name']}: {record['error']['type']}: {record['error']['message']}", file=sys.stderr)
-    print(folder / "report.html")
+    if took:
+        print(took)
+    print(folder / PAGE)
+
+
+def time_taken(folder: Path, records: Sequence[Mapping[str, Any]], before: Collection[str], seconds: float) -> str:
+    """How long a run of `seconds` took, and how much of it went where: by the records of the cells that were not finished
+    `before` it (names), and from the last of these to the page. Cells side by side take more time together than the run."""
+    new = [record for record in records if record["name"] not in before]
+    taken = [record for record in new if "taken_from" in record]
+    made = [record for record in new if record["status"] == "complete" and record not in taken]
+    if not new:
+        return f"{duration(seconds)}: all {len(records)} cells were finished already; tables and report were made again"
+    parts = []
+    for role in ("teacher", "student"):
+        spent = [record["durations"]["train"] for record in made if record["role"] == role]
+        parts += [f"{len(spent)} {role}{'s' * (len(spent) > 1)} {duration(sum(spent))}"] if spent else []
+    own = sum(record["durations"]["total"] for record in made)
+    if made:
+        parts.append(f"measuring them {duration(sum(record['durations']['evaluate'] for record in made))}")
+        last = max((folder / CELLS / record["name"] / FILE).stat().st_mtime for record in made)
+        parts.append(f"tables and report {duration(max((folder / PAGE).stat().st_mtime - last, 0.0))}")
+    failed = sum(record["status"] == "failed" for record in new)
+    parts += [f"{failed} failed"] if failed else []
+    parts += [f"{len(taken)} taken over"] if taken else []
+    together = " (cells' own times: several were made at once)" if own > seconds else ""
+    return f"{duration(seconds)}: {', '.join(parts)}{together}"
 
 
 def accuracy_table(records: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_lskd.analysis.gradient import TargetGradient, equalised_loss_scale
 from hf_lskd.recipe import signature
-from hf_lskd.record import MODEL, PREDICTIONS, TARGETS, Cell, read_record, target_point, write_json
+from hf_lskd.record import MODEL, PREDICTIONS, TARGETS, Cell, follow_umask, read_record, target_point, write_json
 from hf_lskd.study.bench import Bench
 
 METRICS = "metrics.json"  # of an ensemble, beside it
@@ -77,6 +77,7 @@ def measure_teachers(bench: Bench, cell: Cell, teachers: Sequence[Path], place: 
         if said is not None:
             write_json(place / METRICS, task.metrics(said))
             write_predictions(place, said)
+            follow_umask(place)
     trainer.accelerator.wait_for_everyone()
 
 

@@ -1,0 +1,90 @@
+"""The models that a recipe names: looked up by `validate` and `--dry-run`, without data and without the network."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_lskd.cli import main
+from hf_lskd.recipe import load_recipe
+from hf_lskd.tasks.names import check_models
+from tests.tiny_study import changed, dump, values
+
+Capture = pytest.CaptureFixture[str]
+
+
+def page_of(folder: Path, **settings: Any) -> Path:
+    """A recipe whose data are nowhere; `teacher__model` stands for teacher.model."""
+    recipe = values(Path("/nowhere"))
+    for key, value in settings.items():
+        recipe = changed(recipe, key.replace("__", "."), value)
+    return dump(recipe, folder / "recipe.yaml")
+
+
+TRANSLATION = {
+    "name": "pairs",
+    "task": "translation",
+    "data": {"source": "cldr", "source_lang": "en", "target_lang": "de"},
+    "training": {"max_steps": 1},
+    "teacher": {"model": "transformer_iwslt_de_em"},
+    "students": [{"model": "marian"}, {"name": "other", "model": "Helsinki-NLP/opus-mt-en-de"}],
+    "grid": {"label_smoothing": [0.0], "temperature": [1]},
+}
+
+
+@pytest.mark.parametrize("command", [["validate"], ["study", "--dry-run"]])
+def test_every_misspelt_architecture_is_said_with_the_nearest_one(
+    command: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    page = page_of(tmp_path, teacher__model="resnet81", students__0__model="timm/mobilenet2_100")
+    assert main([*command, str(page)]) == 2
+    out, err = capsys.readouterr()
+    teacher, student = err.removeprefix("hf-lskd: ").splitlines()
+    assert teacher.startswith(f"{page}: teacher: model 'resnet81' is neither a folder here nor a timm model")
+    assert "'resnet18'" in teacher
+    assert student.startswith(f"{page}: student: model 'timm/mobilenet2_100' is neither")
+    assert "'mobilenetv2_100'" in student
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("teacher__model", "resnet18.no_such_tag", "no_such_tag"),
+        ("teacher__model_args", {"num_classes": 3}, "It follows from the data's classes."),
+    ],
+)
+def test_tags_and_arguments_that_are_set_elsewhere_are_said_too(
+    key: str, value: Any, message: str, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(["validate", str(page_of(tmp_path, **{key: value}))]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_folders_and_ids_of_the_hub_are_said_not_to_be_checked(tmp_path: Path, capsys: Capture) -> None:
+    page = page_of(tmp_path, teacher__model="owner/model", students__0__model="/models/mine")
+    assert main(["validate", str(page)]) == 0
+    why = "is not checked here: a folder, or an id of the Hub"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{page}: image_classification, 6 cells",
+        f"{page}: teacher: model owner/model {why}",
+        f"{page}: student: model /models/mine {why}",
+    ]
+    assert main(["study", str(page), "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 6
+    assert err.splitlines()[0] == f"hf-lskd: teacher: model owner/model {why}"
+    given = page_of(tmp_path, teacher={"path": "/models/teacher"}, grid__label_smoothing=[0.0])
+    assert check_models(load_recipe(given), "page") == []  # a finished teacher is no name
+
+
+def test_a_misspelt_shape_of_translation_is_said_with_the_nearest_one(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["validate", str(dump(TRANSLATION, tmp_path / "pairs.yaml"))]) == 2
+    err = capsys.readouterr().err
+    assert "pairs.yaml: teacher: model 'transformer_iwslt_de_em' is no shape" in err
+    assert "Did you mean 'transformer_iwslt_de_en'" in err
+    page = dump(changed(TRANSLATION, "teacher.model", "transformer_iwslt_de_en"), tmp_path / "pairs.yaml")
+    assert main(["validate", str(page)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"{page}: student other: model Helsinki-NLP/opus-mt-en-de is not checked here: a folder, or an id of the Hub"
+    ]
