@@ -167,8 +167,8 @@ def terms_of(
     hard: bool = True,
     readings: bool = False,
 ) -> tuple[LossTerms, Readings | None]:
-    """`plain_terms` after checks, in blocks where that can be done. `hard` False: labels only say which rows are masked."""
-    from hf_lskd import losses_blocked
+    """`plain_terms` after checks, in one pass where that can be done. `hard` False: labels only say which rows are masked."""
+    from hf_lskd import losses_blocked, losses_triton
 
     mixture.check()
     if teacher_logits is None:
@@ -178,6 +178,10 @@ def terms_of(
     if labels is not None:
         check_labels(student_logits, labels)
     arguments = student_logits, teacher_logits, labels, mixture, num_items, ignore_index
+    if losses_triton.applies(student_logits, teacher_logits, labels, mixture):
+        found = losses_triton.kernel_terms(*arguments, hard=hard, readings=readings)
+        if found is not None:
+            return found
     if losses_blocked.applies(student_logits, teacher_logits, labels):
         return losses_blocked.blocked_terms(*arguments, hard=hard, readings=readings)
     return plain_terms(*arguments)
