@@ -286,7 +286,9 @@ def is_probabilities(logits: Tensor, labels: Tensor) -> bool:
 def count_items(labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Number of items, as a 0-d integer tensor on the labels' device: rows of probabilities, or labels that are not ignored."""
     if labels.is_floating_point():
-        return torch.tensor(labels.shape[:-1].numel(), device=labels.device)
+        return torch.full(
+            (), labels.shape[:-1].numel(), device=labels.device
+        )  # filled there: a copy would be waited for
     return labels.ne(ignore_index).sum()
 
 
@@ -324,8 +326,8 @@ class ItemRows(NamedTuple):
 def item_rows(labels: Tensor | None, ignore_index: int, *logits: Tensor) -> ItemRows:
     """The rows that count of each `[..., C]` tensor of logits.
 
-    Sequences are mostly padding, so there masked rows are dropped. A masked row of an `[N]` batch is rare: it is blanked and
-    weighs nothing, which spares an accelerator the synchronisation that a data-dependent shape costs at every step.
+    Sequences are mostly padding, so on a CPU their masked rows are dropped. A masked row of an `[N]` batch is rare: it is blanked
+    and weighs nothing. So are all on an accelerator, which is spared the synchronisation that a data-dependent shape costs.
     """
     shape = logits[0].shape
     flat = tuple(part.reshape(-1, part.shape[-1]) for part in logits)
@@ -335,7 +337,7 @@ def item_rows(labels: Tensor | None, ignore_index: int, *logits: Tensor) -> Item
         return ItemRows(flat, labels.reshape(-1, labels.shape[-1]), None)
     labels = labels.reshape(-1)
     keep = labels.ne(ignore_index)
-    if len(shape) > 2:
+    if len(shape) > 2 and labels.device.type == "cpu":
         return ItemRows(tuple(part[keep] for part in flat), labels[keep], None)
     blanked = tuple(part.masked_fill(~keep.unsqueeze(-1), 0.0) for part in flat)
     return ItemRows(blanked, labels.masked_fill(~keep, 0), keep)
