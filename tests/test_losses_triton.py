@@ -40,5 +40,5 @@ def test_trap_04_05_06_15_17_the_kernel_is_the_plain_composition() -> None:
 @pytest.mark.slow
 def test_the_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:
     found = run("-m", "tests.kernel_compile_run", TRITON_CACHE_DIR=str(tmp_path)).splitlines()
-    assert len(found) == 14
+    assert len(found) == 2 * (4 * 5 + 1)
     assert all(" 0 bytes spill stores" in line for line in found), found
