@@ -203,9 +203,9 @@ MUTANTS = [
 
 
 def scratch_copy(folder: Path) -> Path:
-    """The package, its tests and recipes, without anything built."""
+    """The package, its tests, recipes, bench and pages, without anything built."""
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in ("hf_lskd", "tests", "recipes"):
+    for name in ("hf_lskd", "tests", "recipes", "bench", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder / name)
