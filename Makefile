@@ -7,7 +7,7 @@ FAIRSEQ := .venv-fairseq
 RUN    ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-translation test test-slow test-paper test-launch test-hub check check-style mutants bench bench-images seeds cards clean
+.PHONY: help demo demo-translation test test-slow test-paper test-launch test-hub check check-style mutants bench bench-images bench-gpu seeds cards clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ bench: $(READY) ## every cost that is promised beside its peer, as ratios: bench
 
 bench-images: $(READY) ## pictures a second of the training pipeline beside what decoding alone allows, as ratios
 	$(BIN)/python -m bench.images
+
+bench-gpu: $(READY) ## on a GPU, in eight minutes: losses, a step, a cell, waits and gaps, as JSON lines and a table
+	$(BIN)/python -m bench.gpu
 
 seeds: $(READY) ## the demo with three seeds and the equalised control
 	$(BIN)/hf-lskd study recipes/quickstart/glyphs_seeds.yaml --output-dir runs/glyphs_seeds

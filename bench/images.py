@@ -7,6 +7,7 @@ Pillow decoding alone (read the file, decode, RGB), then `source: imagenet` with
 and without `draft`, each through a data loader with 1 and 2 workers and batches of 32. No model: what a GPU waits for.
 """
 
+import io
 import statistics
 import sys
 import tempfile
@@ -59,14 +60,20 @@ def photograph(seed: int, width: int, height: int) -> Image.Image:
     return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
 
 
+def packed(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "jpeg", quality=90)
+    return buffer.getvalue()
+
+
 def write_tree(folder: Path, count: int, width: int, height: int) -> int:
     """A tree with `count` pictures for training, a few different ones; returns the bytes of one."""
-    kinds = [photograph(seed, width, height) for seed in range(8)]
+    kinds = [packed(photograph(seed, width, height)) for seed in range(8)]
     for k in range(count + 2):
         synset = SYNSETS[k % 2]
         place = folder / ("train" if k < count else "val") / synset
         place.mkdir(parents=True, exist_ok=True)
-        kinds[k % 8].save(place / f"{synset}_{k}.JPEG", quality=90)
+        (place / f"{synset}_{k}.JPEG").write_bytes(kinds[k % 8])
     return int(np.mean([path.stat().st_size for path in folder.rglob("*.JPEG")]))
 
 

@@ -26,11 +26,19 @@ def ours(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     return distillation_loss(student, teacher, labels, temperature=TEMPERATURE, kd_weight=WEIGHT).total
 
 
-def run_of(loss: Callable[..., Tensor], rows: int, classes: int) -> Callable[[], None]:
+def batch(
+    rows: int, classes: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of student and teacher, and labels."""
     draw = torch.Generator().manual_seed(0)
-    student, teacher = (3 * torch.randn(rows, classes, generator=draw) for _ in range(2))
-    labels = torch.randint(0, classes, (rows,), generator=draw)
-    student.requires_grad_(True)
+    student, teacher = ((3 * torch.randn(rows, classes, generator=draw)).to(device, dtype) for _ in range(2))
+    return student.requires_grad_(True), teacher, torch.randint(0, classes, (rows,), generator=draw).to(device)
+
+
+def run_of(
+    loss: Callable[..., Tensor], rows: int, classes: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Callable[[], None]:
+    student, teacher, labels = batch(rows, classes, device, dtype)
 
     def run() -> None:
         loss(student, teacher, labels).backward()

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 Slice = Callable[[], float]  # does a little of the work and returns the seconds a unit of it took
 
 
@@ -48,14 +50,21 @@ def alternate(slices: dict[str, Slice], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def timed(run: Callable[[], Any], times: int = 1) -> Slice:
+def now(device: str = "cpu") -> float:
+    """The clock, once the device has done what it was asked."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def timed(run: Callable[[], Any], times: int = 1, device: str = "cpu") -> Slice:
     """A slice that is so many calls."""
 
     def slice_() -> float:
-        started = time.perf_counter()
+        started = now(device)
         for _ in range(times):
             run()
-        return (time.perf_counter() - started) / times
+        return (now(device) - started) / times
 
     return slice_
 
@@ -77,8 +86,14 @@ def absent(row: str, meaning: str, peer: str, why: str) -> Result:
     return Result(row, meaning, peer, "", None, None, note=why)
 
 
-def peak_memory(run: Callable[[], Any]) -> int | None:
-    """Bytes by which a call raises this process's resident memory at its highest; None where Linux does not tell."""
+def peak_memory(run: Callable[[], Any], device: str = "cpu") -> int | None:
+    """Bytes by which a call raises the device's memory, or this process's resident one, at its highest; None where nobody tells."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:
         gc.collect()

@@ -1,11 +1,10 @@
 """What a distillation step and a pass for statistics cost, beside bare loops, the stock trainer and timm's task.
 
 A trainer's slice is a short training; the clock runs from the end of its first step to the end of its last, so that what `train()`
-costs once is left out for all.
+costs once is left out for all. A kind may name a device (its data then lie there from the beginning), `bf16` and `channels_last`.
 """
 
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,21 +15,21 @@ from timm.task import LogitDistillationTask
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-import hf_lskd.distillation as distillation
-from bench.measure import Result, Slice, alternate, compared
+from bench.measure import Result, Slice, alternate, compared, now
 from hf_lskd import DistillationArguments, DistillationTrainer
 from hf_lskd.models import load_image_classifier
 
 TEMPERATURE = 2.0
-RESNETS = {"student": "resnet18", "teacher": "resnet50", "classes": 100, "size": 64, "batch": 32}
-DEMO = {"student": "test_byobnet", "teacher": "test_byobnet", "classes": 141, "size": 20, "batch": 128}
+Kind = dict[str, Any]
+RESNETS: Kind = {"student": "resnet18", "teacher": "resnet50", "classes": 100, "size": 64, "batch": 32}
+DEMO: Kind = {"student": "test_byobnet", "teacher": "test_byobnet", "classes": 141, "size": 20, "batch": 128}
 
 
 class Noise(Dataset):
-    def __init__(self, n: int, size: int, classes: int) -> None:
-        draw = torch.Generator().manual_seed(0)
-        self.images = torch.randn(n, 3, size, size, generator=draw)
-        self.labels = torch.randint(0, classes, (n,), generator=draw).tolist()
+    def __init__(self, n: int, size: int, classes: int, device: str = "cpu") -> None:
+        draw = torch.Generator(device).manual_seed(0)
+        self.images = torch.randn(n, 3, size, size, generator=draw, device=device)
+        self.labels = torch.randint(0, classes, (n,), generator=draw, device=device).tolist()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,8 +45,8 @@ class NaiveTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         outputs = model(**inputs)
-        with torch.no_grad():
-            targets = self.teacher(pixel_values=inputs["pixel_values"]).logits
+        with torch.no_grad(), self.accelerator.autocast():  # the stock trainer's own is around the student alone
+            targets = self.teacher(pixel_values=inputs["pixel_values"]).logits.float()
         loss = naive_kl(outputs.logits, targets)
         return (loss, outputs) if return_outputs else loss
 
@@ -62,41 +61,76 @@ class Clock(TrainerCallback):
     """Seconds a step between the end of the first and the end of the last."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        now = time.perf_counter()
         if state.global_step == 1:
-            self.started = now
-        self.seconds = (now - self.started) / max(state.global_step - 1, 1)
+            self.started = now(args.device.type)
+        elif state.global_step == state.max_steps:
+            self.seconds = (now(args.device.type) - self.started) / (state.global_step - 1)
 
 
-def model(name: str, kind: dict[str, Any]) -> Any:
+def model(name: str, kind: Kind) -> Any:
     torch.manual_seed(0)
     names = [str(i) for i in range(kind["classes"])]
     size = (3, kind["size"], kind["size"])
     return load_image_classifier(name, class_names=names, pretrained=False, data_config={"input_size": size})
 
 
-def arguments(folder: str, steps: int, batch: int) -> DistillationArguments:
+def placed(name: str, kind: Kind) -> Any:
+    """A model where its kind says, in its memory format."""
+    found = model(name, kind).to(kind.get("device", "cpu"))
+    return found.to(memory_format=torch.channels_last) if kind.get("channels_last") else found
+
+
+def under(kind: Kind) -> Any:
+    """The precision of a bare loop."""
+    return torch.autocast(kind.get("device", "cpu"), torch.bfloat16, enabled=bool(kind.get("bf16")))
+
+
+def in_format(images: torch.Tensor, kind: Kind) -> torch.Tensor:
+    return images.contiguous(memory_format=torch.channels_last) if kind.get("channels_last") else images
+
+
+def noise(kind: Kind, steps: int) -> Noise:
+    return Noise(steps * kind["batch"], kind["size"], kind["classes"], kind.get("device", "cpu"))
+
+
+def arguments(folder: str, steps: int, batch: int, kind: Kind | None = None) -> DistillationArguments:
+    own = {key: True for key in ("bf16", "channels_last") if (kind or {}).get(key)}
+    if (kind or {}).get("device") == "cpu":
+        own["use_cpu"] = True
     return DistillationArguments(
         folder, max_steps=steps, per_device_train_batch_size=batch, per_device_eval_batch_size=batch, learning_rate=0.01,
         optim="sgd", optim_args="momentum=0.9,nesterov=true", report_to="none", disable_tqdm=True, save_strategy="no",
         logging_strategy="no", dataloader_pin_memory=False, max_grad_norm=0.0, kd_temperature=TEMPERATURE,
-        logging_nan_inf_filter=False,
+        logging_nan_inf_filter=False, **own,
     )  # fmt: skip
 
 
-def trainer_slice(trainer_class: type[Trainer], kind: dict[str, Any], data: Dataset, steps: int, folder: str) -> Slice:
-    teacher = model(kind["teacher"], kind).eval()
-    extra = {"teacher_model": teacher} if issubclass(trainer_class, DistillationTrainer) else {}
-    clock = Clock()
+def trainer_of(
+    trainer_class: type[Trainer], kind: Kind, data: Dataset, steps: int, folder: str, *callbacks: TrainerCallback
+) -> Trainer:
+    """A trainer with a teacher; the plain `Trainer` has none."""
+    extra, teacher = {}, None
+    if trainer_class is not Trainer:
+        teacher = placed(kind["teacher"], kind).eval()
+        extra = {"teacher_model": teacher} if issubclass(trainer_class, DistillationTrainer) else {}
     trainer = trainer_class(
-        model(kind["student"], kind),
-        arguments(folder, steps, kind["batch"]),
+        placed(kind["student"], kind),
+        arguments(folder, steps, kind["batch"], kind),
         train_dataset=data,
-        callbacks=[clock],
+        callbacks=list(callbacks),
         **extra,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.teacher = trainer.teacher if extra else teacher  # type: ignore[attr-defined]
+    if extra:
+        trainer.teacher.reported = True  # the step is measured, not the check before the first one
+    else:
+        trainer.teacher = teacher  # type: ignore[attr-defined]
+    return trainer
+
+
+def trainer_slice(trainer_class: type[Trainer], kind: Kind, data: Dataset, steps: int, folder: str) -> Slice:
+    clock = Clock()
+    trainer = trainer_of(trainer_class, kind, data, steps, folder, clock)
 
     def slice_() -> float:
         trainer.train()
@@ -105,51 +139,63 @@ def trainer_slice(trainer_class: type[Trainer], kind: dict[str, Any], data: Data
     return slice_
 
 
-def loop_slice(step: Callable[[Any], torch.Tensor], student: Any, data: Dataset, batch: int, steps: int) -> Slice:
+def loop_slice(step: Callable[[Any], torch.Tensor], student: Any, data: Dataset, kind: Kind, steps: int) -> Slice:
     """A loop of torch's own: loader, loss, backward, SGD."""
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, nesterov=True)
 
     def slice_() -> float:
         started = 0.0
-        for index, rows in zip(range(steps), DataLoader(data, batch, shuffle=True)):
+        device = kind.get("device", "cpu")
+        for index, rows in zip(range(steps), DataLoader(data, kind["batch"], shuffle=True)):
             optimizer.zero_grad()
-            step(rows).backward()
+            step({key: value.to(device) for key, value in rows.items()}).backward()
             optimizer.step()
-            started = time.perf_counter() if index == 0 else started
-        return (time.perf_counter() - started) / (steps - 1)
+            started = now(device) if index == 0 else started
+        return (now(device) - started) / (steps - 1)
 
     return slice_
 
 
-def bare(kind: dict[str, Any], data: Dataset, steps: int) -> Slice:
-    student, teacher = model(kind["student"], kind).train(), model(kind["teacher"], kind).eval()
+def bare(kind: Kind, data: Dataset, steps: int) -> Slice:
+    student, teacher = placed(kind["student"], kind).train(), placed(kind["teacher"], kind).eval()
 
     def step(rows: Any) -> torch.Tensor:
-        with torch.no_grad():
-            targets = teacher(pixel_values=rows["pixel_values"]).logits
-        return naive_kl(student(pixel_values=rows["pixel_values"]).logits, targets)
+        images = in_format(rows["pixel_values"], kind)
+        with under(kind):
+            with torch.no_grad():
+                targets = teacher(pixel_values=images).logits
+            logits = student(pixel_values=images).logits
+        return naive_kl(logits.float(), targets.float())
 
-    return loop_slice(step, student, data, kind["batch"], steps)
+    return loop_slice(step, student, data, kind, steps)
 
 
-def timms(kind: dict[str, Any], data: Dataset, steps: int) -> Slice:
-    student, teacher = (timm.create_model(kind[role], num_classes=kind["classes"]) for role in ("student", "teacher"))
+def timms(kind: Kind, data: Dataset, steps: int) -> Slice:
+    device = kind.get("device", "cpu")
+    layout = torch.channels_last if kind.get("channels_last") else torch.preserve_format
+    student, teacher = (
+        timm.create_model(kind[role], num_classes=kind["classes"]).to(device, memory_format=layout)
+        for role in ("student", "teacher")
+    )
     task = LogitDistillationTask(
         student, teacher, criterion=torch.nn.CrossEntropyLoss(), task_loss_weight=0.0, distill_loss_weight=1.0,
-        temperature=TEMPERATURE, verbose=False,
+        temperature=TEMPERATURE, verbose=False, device=torch.device(device),
     )  # fmt: skip
     task.train()
-    return loop_slice(
-        lambda rows: task(rows["pixel_values"], rows["labels"])["loss"], student, data, kind["batch"], steps
-    )
+
+    def step(rows: Any) -> torch.Tensor:
+        with under(kind):
+            loss: torch.Tensor = task(in_format(rows["pixel_values"], kind), rows["labels"])["loss"]
+        return loss
+
+    return loop_slice(step, student, data, kind, steps)
 
 
 def kd_rows(rounds: int) -> list[Result]:
     """ResNet-50 → ResNet-18, 64 px."""
     steps, kind = 4, RESNETS
-    distillation.report_teacher = lambda trainer: None  # the step is measured, not the check before the first one
     with tempfile.TemporaryDirectory() as folder:
-        data = Noise(steps * kind["batch"], kind["size"], kind["classes"])
+        data = noise(kind, steps)
         seconds = alternate({
             "ours": trainer_slice(DistillationTrainer, kind, data, steps, folder),
             "bare": bare(kind, data, steps), "timm": timms(kind, data, steps),
@@ -164,9 +210,8 @@ def kd_rows(rounds: int) -> list[Result]:
 def trainer_rows(rounds: int) -> list[Result]:
     """The demo's size beside a plain Trainer subclass, and the same beside a bare loop."""
     steps, kind = 30, DEMO
-    distillation.report_teacher = lambda trainer: None
     with tempfile.TemporaryDirectory() as folder:
-        data = Noise(steps * kind["batch"], kind["size"], kind["classes"])
+        data = noise(kind, steps)
         seconds = alternate({
             "ours": trainer_slice(DistillationTrainer, kind, data, steps, folder),
             "naive": trainer_slice(NaiveTrainer, kind, data, steps, folder), "bare": bare(kind, data, steps),
@@ -179,23 +224,23 @@ def trainer_rows(rounds: int) -> list[Result]:
     ]  # fmt: skip
 
 
-def statistics_slices(examples: int, kind: dict[str, Any], folder: str) -> dict[str, Slice]:
+def statistics_slices(examples: int, kind: Kind, folder: str) -> dict[str, Slice]:
     data = Noise(examples, kind["size"], kind["classes"])
     trainer = DistillationTrainer(model(kind["student"], kind), arguments(folder, 1, kind["batch"]), eval_dataset=data)
 
     def plain() -> float:
-        started = time.perf_counter()
+        started = now()
         trainer.model.eval()
         with torch.no_grad():
             for batch in trainer.get_eval_dataloader():
                 trainer.model(pixel_values=batch["pixel_values"])
-        return time.perf_counter() - started
+        return now() - started
 
     def counted() -> float:
-        started = time.perf_counter()
+        started = now()
         found = trainer.class_statistics()
         assert int(found.count.sum()) == examples
-        return time.perf_counter() - started
+        return now() - started
 
     return {"plain": plain, "statistics": counted}
 

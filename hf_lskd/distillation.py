@@ -128,6 +128,10 @@ class DistillationMixin(PushMixin, LeanSteps, Evaluation, Checkpoints, Stock):
         of = getattr(self.args, "kd_ensemble_of", PROBABILITIES)
         return self.teacher.logits(self.teacher_inputs(inputs, labels), temperature, of)
 
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """The precision of training for whatever a step computes: accelerate's own autocast covers the student alone."""
+        return self.accelerator.autocast()
+
     def teacher_inputs(self, inputs: Mapping[str, Any], labels: Tensor) -> Mapping[str, Any]:
         """What a teacher is called with: a batch without its labels, and what it needs in their place."""
         return inputs

@@ -167,8 +167,8 @@ def terms_of(
     hard: bool = True,
     readings: bool = False,
 ) -> tuple[LossTerms, Readings | None]:
-    """`plain_terms` after checks, in blocks where that can be done. `hard` False: labels only say which rows are masked."""
-    from hf_lskd import losses_blocked
+    """`plain_terms` after checks, in one pass where that can be done. `hard` False: labels only say which rows are masked."""
+    from hf_lskd import losses_blocked, losses_triton
 
     mixture.check()
     if teacher_logits is None:
@@ -178,6 +178,10 @@ def terms_of(
     if labels is not None:
         check_labels(student_logits, labels)
     arguments = student_logits, teacher_logits, labels, mixture, num_items, ignore_index
+    if losses_triton.applies(student_logits, teacher_logits, labels, mixture):
+        found = losses_triton.kernel_terms(*arguments, hard=hard, readings=readings)
+        if found is not None:
+            return found
     if losses_blocked.applies(student_logits, teacher_logits, labels):
         return losses_blocked.blocked_terms(*arguments, hard=hard, readings=readings)
     return plain_terms(*arguments)
@@ -282,7 +286,9 @@ def is_probabilities(logits: Tensor, labels: Tensor) -> bool:
 def count_items(labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Number of items, as a 0-d integer tensor on the labels' device: rows of probabilities, or labels that are not ignored."""
     if labels.is_floating_point():
-        return torch.tensor(labels.shape[:-1].numel(), device=labels.device)
+        return torch.full(
+            (), labels.shape[:-1].numel(), device=labels.device
+        )  # filled there: a copy would be waited for
     return labels.ne(ignore_index).sum()
 
 
@@ -320,8 +326,8 @@ class ItemRows(NamedTuple):
 def item_rows(labels: Tensor | None, ignore_index: int, *logits: Tensor) -> ItemRows:
     """The rows that count of each `[..., C]` tensor of logits.
 
-    Sequences are mostly padding, so there masked rows are dropped. A masked row of an `[N]` batch is rare: it is blanked and
-    weighs nothing, which spares an accelerator the synchronisation that a data-dependent shape costs at every step.
+    Sequences are mostly padding, so on a CPU their masked rows are dropped. A masked row of an `[N]` batch is rare: it is blanked
+    and weighs nothing. So are all on an accelerator, which is spared the synchronisation that a data-dependent shape costs.
     """
     shape = logits[0].shape
     flat = tuple(part.reshape(-1, part.shape[-1]) for part in logits)
@@ -331,7 +337,7 @@ def item_rows(labels: Tensor | None, ignore_index: int, *logits: Tensor) -> Item
         return ItemRows(flat, labels.reshape(-1, labels.shape[-1]), None)
     labels = labels.reshape(-1)
     keep = labels.ne(ignore_index)
-    if len(shape) > 2:
+    if len(shape) > 2 and labels.device.type == "cpu":
         return ItemRows(tuple(part[keep] for part in flat), labels[keep], None)
     blanked = tuple(part.masked_fill(~keep.unsqueeze(-1), 0.0) for part in flat)
     return ItemRows(blanked, labels.masked_fill(~keep, 0), keep)

@@ -1,10 +1,12 @@
-"""The losses as one node of the graph, whose value and gradient are made in one pass (`losses_rows`); `losses` says what they are.
+"""The losses as one node of the graph, whose value and gradient are made in one pass; `losses` says what they are.
 
-Applies to a CPU's tensors and class indices, without a teacher from SMALL numbers on; everything else takes the plain composition in
-`losses`, which is also what a derivative of the gradient is made by.
+The pass is `losses_rows` for a CPU's tensors and `losses_triton` for a GPU's, of plain tensors and class indices, on a CPU without a
+teacher from SMALL numbers on; everything else takes the plain composition in `losses`, which is also what a derivative of the gradient
+is made by.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,17 +19,39 @@ SMALL = 2**15  # numbers; of fewer torch's own cross-entropy is the faster one (
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def applies(student: Tensor, teacher: Tensor | None, labels: Tensor | None) -> bool:
-    """Whether the blocked pass takes these: plain tensors on a CPU, labels class indices, and enough of them to pay."""
-    parts = [part for part in (student, teacher, labels) if part is not None]
+def ordinary(student: Tensor, teacher: Tensor | None, labels: Tensor | None) -> bool:
+    """Whether these are plain tensors, labels class indices, and nobody traces or transforms what is done with them."""
     return (
-        all(type(part) in (Tensor, torch.nn.Parameter) and part.device.type == "cpu" for part in parts)
-        and student.dtype in DTYPES
-        and student.numel() > (0 if teacher is not None else SMALL - 1)
+        all(type(part) in (Tensor, torch.nn.Parameter) for part in (student, teacher, labels) if part is not None)
         and (labels is None or not labels.is_floating_point())
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def applies(student: Tensor, teacher: Tensor | None, labels: Tensor | None) -> bool:
+    """Whether the blocked pass takes these: ordinary tensors on a CPU, and enough of them to pay."""
+    return (
+        all(part.device.type == "cpu" for part in (student, teacher, labels) if part is not None)
+        and student.dtype in DTYPES
+        and student.numel() > (0 if teacher is not None else SMALL - 1)
+        and ordinary(student, teacher, labels)
+    )
+
+
+class Pass(NamedTuple):
+    """How value and gradient are made, on one kind of device."""
+
+    run: Callable[[Batch, Mixture, Weights | None, bool], tuple[tuple[Tensor, ...], Tensor | None]]
+    number: Callable[[Tensor], Any]  # a gradient from above as what `Weights` hold
+    scaled: Callable[[Tensor, Tensor], Tensor]  # a gradient times such a number, in place
+
+
+def scaled_where_needed(gradient: Tensor, by: Tensor) -> Tensor:
+    return gradient if float(by) == 1 else gradient.mul_(by)
+
+
+ON_CPU = Pass(blocked_pass, float, scaled_where_needed)
 
 
 def blocked_terms(
@@ -52,8 +76,12 @@ def blocked_terms(
     if num_items is None:
         num_items = float(len(student) if keep is None else keep.sum())
     batch = Batch(student, teacher, labels if hard else None, keep, max(float(num_items), 1.0))
-    total, *terms, entropy, agreement = BlockedLoss.apply(student, batch, mixture, readings)
-    if teacher is None:
+    return terms_by(ON_CPU, batch, mixture, readings)
+
+
+def terms_by(how: Pass, batch: Batch, mixture: Mixture, readings: bool) -> tuple[LossTerms, Readings | None]:
+    total, *terms, entropy, agreement = BlockedLoss.apply(batch.student, batch, mixture, readings, how)
+    if batch.teacher is None:
         return LossTerms(total, total), None
     return LossTerms(total, *terms), Readings(entropy, agreement)
 
@@ -61,20 +89,24 @@ def blocked_terms(
 class BlockedLoss(torch.autograd.Function):
     """(total, hard, soft, entropy, agreement), and the gradient of the first three to the student's logits.
 
-    The gradient of the total is made together with its value. Whatever else is asked for costs another pass: a second backward, the
-    gradient of one term alone, and, by the plain composition, a derivative of the gradient.
+    The gradient of the total is made together with its value, but in float16: what a loss is scaled by has to meet it before it is
+    rounded. Whatever else is asked for costs another pass: a second backward, the gradient of one term alone, and, by the plain
+    composition, a derivative of the gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, batch: Batch, mixture: Mixture, readings: bool) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, student: Tensor, batch: Batch, mixture: Mixture, readings: bool, how: Pass
+    ) -> tuple[Tensor, ...]:
         weights = Weights(1 - mixture.kd_weight, mixture.kd_weight)
         wanted = ctx.needs_input_grad[0]
-        (hard, soft, *others), gradient = blocked_pass(batch, mixture, weights if wanted else None, readings)
+        ahead = wanted and student.dtype != torch.float16
+        (hard, soft, *others), gradient = how.run(batch, mixture, weights if ahead else None, readings)
         ctx.set_materialize_grads(False)
         if wanted:
             ctx.save_for_backward(student, batch.teacher)
             ctx.batch, ctx.mixture = batch._replace(student=student[:0].detach(), teacher=None), mixture
-            ctx.gradient = gradient
+            ctx.gradient, ctx.how, ctx.readings = gradient, how, readings
         ctx.mark_non_differentiable(*others, *(term for term, weight in zip((hard, soft), weights) if weight == 0))
         return losses.weighted(hard, soft, mixture.kd_weight).clone(), hard, soft, *others
 
@@ -83,14 +115,14 @@ class BlockedLoss(torch.autograd.Function):
         student, teacher = ctx.saved_tensors
         batch, mixture = ctx.batch._replace(student=student, teacher=teacher), ctx.mixture
         if torch.is_grad_enabled():
-            return plain_gradient(batch, mixture, (total, hard, soft)), None, None, None
+            return plain_gradient(batch, mixture, (total, hard, soft)), None, None, None, None
         if hard is None and soft is None and total is not None and ctx.gradient is not None:
             gradient, ctx.gradient = ctx.gradient, None  # from here on it is the caller's
-            return gradient if float(total) == 1 else gradient.mul_(total), None, None, None
-        of_total, of_hard, of_soft = (0.0 if part is None else float(part) for part in (total, hard, soft))
+            return ctx.how.scaled(gradient, total), None, None, None, None
+        of_total, of_hard, of_soft = (0.0 if part is None else ctx.how.number(part) for part in (total, hard, soft))
         weight = mixture.kd_weight
         weights = Weights((1 - weight) * of_total + of_hard, weight * of_total + of_soft)
-        return blocked_pass(batch, mixture, weights, readings=False)[1], None, None, None
+        return ctx.how.run(batch, mixture, weights, ctx.readings)[1], None, None, None, None
 
 
 def plain_gradient(batch: Batch, mixture: Mixture, upstream: tuple[Tensor | None, ...]) -> Tensor:

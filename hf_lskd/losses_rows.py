@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     teacher: Tensor | None
     labels: Tensor | None
     keep: Tensor | None
-    divisor: float
+    divisor: float | Tensor
 
     def rows(self, which: slice | Tensor) -> "Batch":
         """Some rows, all of them items."""
@@ -51,10 +51,22 @@ class Batch(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What the gradient of each term is multiplied by."""
+    """What the gradient of each term is multiplied by; 0-d tensors where reading a number would wait for a GPU."""
 
-    hard: float
-    soft: float
+    hard: Any
+    soft: Any
+
+
+class Factors(NamedTuple):
+    """What stands before (q − y_LS) and before (q_τ − p) in the gradient, not yet divided by the items."""
+
+    hard: Any
+    soft: Any
+
+    @classmethod
+    def of(cls, mixture: Mixture, weights: Weights, batch: Batch) -> "Factors":
+        soft = 0.0 if batch.teacher is None else weights.soft * mixture.soft_factor / mixture.student_temperature
+        return cls(0.0 if batch.labels is None else weights.hard, soft)
 
 
 def plain(batch: Batch, mixture: Mixture) -> tuple[LossTerms, Readings | None]:
@@ -98,8 +110,7 @@ class Slopes(NamedTuple):
 
 
 def slopes_of(mixture: Mixture, weights: Weights, batch: Batch, kind: torch.dtype) -> Slopes:
-    soft = 0.0 if batch.teacher is None else weights.soft * mixture.soft_factor / mixture.student_temperature
-    hard = 0.0 if batch.labels is None else weights.hard
+    hard, soft = Factors.of(mixture, weights, batch)
     label, everywhere = losses.smoothed_target(mixture.smoothing, batch.student.shape[1])
     numbers = torch.tensor([soft, -soft, hard, -hard * label], dtype=torch.float64).div_(batch.divisor).to(kind)
     of_student, of_teacher, of_hard, of_label = numbers.unbind()

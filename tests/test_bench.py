@@ -1,11 +1,14 @@
 """The bench's page, and that its column still trains; no test asserts a time."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from bench import __main__, tables
+from bench import __main__, gpu, tables
 from bench.measure import Result
 
 
@@ -49,3 +52,55 @@ def test_column_trains_each_way(monkeypatch, capsys):
     found = column.rows(1, settings=["training.max_steps=2"])
     assert [(one.meaning, one.rounds) for one in found] == [(column.LOCKSTEP, 1), (column.CACHED, 1)]
     assert all(one.ratio > 0 for one in found)
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_works_from_end_to_end(tmp_path):
+    root = Path(__file__).resolve().parents[1]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.gpu",
+        "--device",
+        "cpu",
+        "--tiny",
+        "--minutes",
+        "20",
+        "--out",
+        str(tmp_path / "lines"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    assert [line for line in lines if "error" in line] == [], done.stderr
+    rows = {line["part"]: [] for line in lines}
+    for line in lines:
+        rows[line["part"]].append(line)
+    assert list(rows) == list(gpu.PARTS)
+    assert {"naive", "compiled", "ours"} <= {line.get("contestant") for line in rows["loss"]}
+    assert {line.get("contestant") for line in rows["step"]} >= {"ours", "bare loop", "timm", "plain Trainer"}
+    assert all(line["images_per_second"] > 0 for line in rows["cell"] if "images_per_second" in line)
+    assert done.stdout.count("\ncell ") == 3  # the table
+
+
+def test_a_part_that_fails_leaves_the_others_alone(monkeypatch, capsys):
+    def broken(size):
+        yield {"row": "before"}
+        raise ValueError("no such kernel")
+
+    monkeypatch.setitem(gpu.PARTS, "loss", broken)
+    gpu.run_part("loss", gpu.Size("cpu", **gpu.TINY))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [{"part": "loss", "row": "before"}, {"part": "loss", "error": "ValueError: no such kernel"}]
+
+
+def test_a_part_that_ends_badly_or_takes_too_long_is_said(monkeypatch, capsys):
+    for code, seconds, said in (
+        ("import os; os._exit(3)", 60, "ended with 3"),
+        ("import time; time.sleep(60)", 1, "stopped after 1 s"),
+    ):
+        monkeypatch.setattr(gpu, "command_of", lambda name, words, code=code: [sys.executable, "-c", code])
+        lines = list(gpu.run_apart("loss", [], seconds))
+        assert lines[0] == {"part": "loss", "error": said}
+        assert list(lines[1]) == ["part", "seconds"]

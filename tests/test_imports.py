@@ -46,7 +46,8 @@ LAYOUT = [
 ]
 FAMILIES = {"evaluation": "trainer", "checkpoints": "trainer",
             "cli_publish": "cli", "card_data": "card", "card_facts": "card", "card_tables": "card", "card_words": "card",
-            "losses_blocked": "losses", "losses_rows": "losses", "pushing": "trainer",  "clock": "trainer",
+            "losses_blocked": "losses", "losses_rows": "losses", "losses_triton": "losses", "losses_kernel": "losses",
+            "pushing": "trainer",  "clock": "trainer",
             "translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",
             "ema": "trainer", "schedule": "trainer", "penultimate": "trainer", "stock": "trainer", "teacher_accuracy": "trainer",
             "teacher_pass": "trainer", "sharding": "trainer", "shared": "trainer", "caching": "trainer",

@@ -170,6 +170,20 @@ def test_each_term_alone_a_factor_and_a_second_backward_have_the_right_gradient(
     assert torch.equal(first, kept)  # what was given away is not written to again
 
 
+def test_trap_15_what_a_float16_loss_is_scaled_by_meets_its_gradient_before_it_is_rounded() -> None:
+    """A gradient scaler's factor is there because most of these numbers are below what float16 can tell from 0."""
+    student, teacher, labels = draw(256, 1000, dtype=torch.float16)
+    loss = distillation_loss(student, teacher, labels, temperature=2.0, kd_weight=0.5).total
+    scaled = torch.autograd.grad(1024 * loss, student)[0].double() / 1024
+    exact = student.detach().double().requires_grad_(True)
+    plain = plain_terms(exact, teacher.double(), labels, Mixture(2.0, 0.5))[0].total
+    right = torch.autograd.grad(plain, exact)[0]
+    assert (scaled - right).norm() < 1e-3 * right.norm()
+    small = right.abs() < 6e-8  # the least number of float16
+    assert small.any()
+    assert (scaled - right)[small].norm() < 0.05 * right[small].norm()
+
+
 def test_a_term_of_weight_zero_is_measured_but_carries_no_gradient() -> None:
     student, teacher, labels = draw()
     for kd_weight, without in ((0.0, "soft"), (1.0, "hard")):

@@ -94,6 +94,20 @@ def test_without_a_type_of_its_own_a_teacher_is_under_the_students_autocast() ->
     assert teacher.logits(inputs()).dtype is torch.float32
 
 
+def test_teacher_and_student_compute_in_the_precision_of_training(arguments: Make) -> None:
+    """accelerate's own autocast is around the student alone: a teacher would cost twice what was asked for."""
+    args = arguments(max_steps=1, bf16=True, use_cpu=True)
+    trainer = DistillationTrainer(tiny(seed=1), args, train_dataset=Examples(8), teacher_model=tiny(seed=2))
+    seen: dict[str, set[torch.dtype]] = {"student": set(), "teacher": set()}
+    assert trainer.teacher is not None
+    trainer.teacher.reported = True
+    for role, model in (("student", trainer.model), ("teacher", trainer.teacher.members[0].model)):
+        head = next(module for module in reversed(list(model.modules())) if isinstance(module, torch.nn.Linear))
+        head.register_forward_hook(lambda module, given, found, role=role: seen[role].add(found.dtype))
+    trainer.train()
+    assert seen == {"student": {torch.bfloat16}, "teacher": {torch.bfloat16}}
+
+
 def test_a_teacher_in_half_precision_distils(arguments: Make) -> None:
     losses = []
     for dtype in (None, "bfloat16"):

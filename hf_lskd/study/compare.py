@@ -35,7 +35,7 @@ from hf_lskd.paper import ROUNDING, PaperPair, half_a_digit, our_column, pair_na
 from hf_lskd.study.compare_claims import SMOOTHED, Claim, ordering
 from hf_lskd.study.report_folder import Key, Setting, StudyFolder, read_study
 from hf_lskd.study.report_numbers import Estimate, Scores, mean_of
-from hf_lskd.study.tables import write_csv
+from hf_lskd.study.tables import shown, write_csv
 
 COMPARE = "compare.csv"
 SETTING = ("kd_weight", "kd_loss_scale", "scale_student", "student_label_smoothing", "kd_top_k")
@@ -146,7 +146,7 @@ def untrained(
     for alpha, temperature in missing:
         teachers = scores.cells.get(Key(None, alpha, None), {})
         g = {seed: scores.folder.gradient(cell.name, temperature, pair.top_k) for seed, cell in teachers.items()}
-        mean = mean_of({seed: value for seed, value in g.items() if value is not None})
+        mean = mean_of({seed: float(shown(value)) for seed, value in g.items() if value is not None})  # as results.csv has them
         key = Key(setting, alpha, temperature)
         rows += [
             CellRow(key, m, pair.value(alpha, temperature, m), None, None, mean)
