@@ -19,6 +19,7 @@ from hf_lskd.clock import SaveByClock
 from hf_lskd.ema import EmaCallback
 from hf_lskd.errors import InputError
 from hf_lskd.evaluation import Evaluation
+from hf_lskd.host_memory import keep_freed_memory
 from hf_lskd.penultimate import (
     EXAMPLE_ID,
     PenultimateBatch,
@@ -181,6 +182,8 @@ class DistillationMixin(PushMixin, LeanSteps, Evaluation, Checkpoints, Stock):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         check_distillation(self.args)
+        if self.args.device.type == "cpu":
+            keep_freed_memory()
         self._logged.zero_()
         self._logged_steps = 0
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled

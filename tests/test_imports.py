@@ -47,7 +47,7 @@ LAYOUT = [
 FAMILIES = {"evaluation": "trainer", "checkpoints": "trainer",
             "cli_publish": "cli", "card_data": "card", "card_facts": "card", "card_tables": "card", "card_words": "card",
             "losses_blocked": "losses", "losses_rows": "losses", "losses_triton": "losses", "losses_kernel": "losses",
-            "pushing": "trainer",  "clock": "trainer",
+            "pushing": "trainer", "clock": "trainer", "host_memory": "trainer",
             "translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",
             "ema": "trainer", "schedule": "trainer", "penultimate": "trainer", "stock": "trainer", "teacher_accuracy": "trainer",
             "teacher_pass": "trainer", "sharding": "trainer", "shared": "trainer", "caching": "trainer",

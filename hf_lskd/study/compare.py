@@ -146,7 +146,9 @@ def untrained(
     for alpha, temperature in missing:
         teachers = scores.cells.get(Key(None, alpha, None), {})
         g = {seed: scores.folder.gradient(cell.name, temperature, pair.top_k) for seed, cell in teachers.items()}
-        mean = mean_of({seed: float(shown(value)) for seed, value in g.items() if value is not None})  # as results.csv has them
+        mean = mean_of(
+            {seed: float(shown(value)) for seed, value in g.items() if value is not None}
+        )  # as results.csv has them
         key = Key(setting, alpha, temperature)
         rows += [
             CellRow(key, m, pair.value(alpha, temperature, m), None, None, mean)

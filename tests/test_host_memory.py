@@ -1,0 +1,51 @@
+"""Training on a CPU does not take its memory anew from the system at each step."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys
+import torch
+from hf_lskd import DistillationArguments, DistillationTrainer
+from tests.conftest import tiny
+from tests.test_lean_steps import Rows
+
+def step():  # what a step with large activations does: takes 100 MB piece by piece, and frees them
+    pieces = [torch.zeros(2**18) for _ in range(100)]
+
+arguments = DistillationArguments(sys.argv[1], max_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=True)
+DistillationTrainer(tiny(), arguments, train_dataset=Rows()).train()
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+print("pages", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def pages(folder: object, **environment: str) -> int:
+    """Pages that the second of two equal steps took from the system, behind a training, in a process of its own."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUN", "LD_PRE"))
+    }
+    found = subprocess.run(
+        [sys.executable, "-c", FAULTS, str(folder)],
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(found.stdout.split("pages")[-1])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library is told to keep memory")
+def test_what_a_step_frees_the_next_one_has(tmp_path: object) -> None:
+    assert pages(tmp_path) < 1000  # of the 25,600 that are 100 MB
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library is told to keep memory")
+def test_an_allocator_that_the_environment_speaks_of_is_left_alone(tmp_path: object) -> None:
+    assert pages(tmp_path, MALLOC_TRIM_THRESHOLD_="65536") > 10_000
