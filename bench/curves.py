@@ -1,10 +1,12 @@
-"""How costs grow, as pictures in docs: the loss with rows and classes, the statistics pass with examples."""
+"""How costs grow, as pictures in docs: the loss with rows and classes, the statistics pass with examples, a column with
+its students."""
 
 import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import column
 from bench.loss import naive, ours, run_of
 from bench.measure import alternate, timed
 from bench.step import DEMO, statistics_slices
@@ -22,6 +24,9 @@ def draw(rounds: int) -> None:
     examples = [256, 1024, 4096]
     chart("examples", "examples", examples, [pass_ratio(count, rounds) for count in examples],
           "statistics pass / plain forward pass")  # fmt: skip
+    students = [1, 2, 4, 8]
+    chart("students", "students in lockstep (letters, the demo's models)", students,
+          [column_ratio(count, rounds) for count in students], "lockstep / separate, time of training")  # fmt: skip
 
 
 def loss_ratio(rows: int, classes: int, rounds: int) -> list[float]:
@@ -35,6 +40,12 @@ def pass_ratio(examples: int, rounds: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         seconds = alternate(statistics_slices(examples, {**DEMO, "batch": 128}, folder), rounds)
     return [a / b for a, b in zip(seconds["statistics"], seconds["plain"])]
+
+
+def column_ratio(count: int, rounds: int) -> list[float]:
+    temperatures = [1.0 + step for step in range(count)]
+    seconds = column.seconds_of(column.recipe_for(column.RECIPE, ()), temperatures, rounds)
+    return [a / b for a, b in zip(seconds["lockstep"], seconds["separate"])]
 
 
 def chart(name: str, axis: str, at: Sequence[int], ratios: Sequence[Sequence[float]], what: str) -> None:

@@ -29,6 +29,7 @@ from hf_lskd.models.sequence import load_seq2seq
 
 MAX_TOKENS, STEPS, VOCABULARY, LONGEST = 512, 3, 8000, 100
 CACHED_SENTENCES, KEPT = 120, 64
+LEARNING = 1000  # steps of the translator that beam search is measured on
 PYTHON = os.environ.get("HF_LSKD_FAIRSEQ_PYTHON", "")
 SIDES = ("input_ids", "labels")
 NAME = "NMT training step, transformer_iwslt_de_en"
@@ -200,7 +201,9 @@ def small_translator() -> tuple[Any, Any, Any]:
     rows = TranslationDataset(pairs.train, tok, max_length=100, drop_longer=True)
     with tempfile.TemporaryDirectory() as folder:
         arguments = Seq2SeqDistillationArguments(
-            folder, max_tokens=400, **{**COMMON, "max_steps": 250, "learning_rate": 4e-3}
+            folder,
+            max_tokens=400,
+            **{**COMMON, "max_steps": LEARNING, "learning_rate": 4e-3, "warmup_steps": LEARNING // 7},
         )
         trainer = Seq2SeqDistillationTrainer(
             model, arguments, data_collator=Seq2SeqCollator(tok.pad_token_id), train_dataset=rows, processing_class=tok
