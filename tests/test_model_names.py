@@ -78,6 +78,21 @@ def test_folders_and_ids_of_the_hub_are_said_not_to_be_checked(tmp_path: Path, c
     assert check_models(load_recipe(given), "page") == []  # a finished teacher is no name
 
 
+def test_a_study_says_of_a_folder_that_is_not_there_that_it_cannot_be_loaded(tmp_path: Path, capsys: Capture) -> None:
+    page = tmp_path / "digits.yaml"
+    recipe = changed(values(Path("/nowhere")), "data", {"source": "digits", "validation": 0.2, "image_size": 16})
+    recipe = {key: value for key, value in recipe.items() if key not in ("eta", "projection")}
+    dump(changed(recipe, "students.0.model", "/nowhere/model"), page)
+    assert main(["study", str(page), "--output-dir", str(tmp_path / "study")]) == 2
+    assert "model '/nowhere/model' cannot be loaded" in capsys.readouterr().err
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text('{"model_type": "resnet"}', encoding="utf-8")
+    dump(changed(recipe, "students.0.model", str(bare)), page)
+    assert main(["study", str(page), "--output-dir", str(tmp_path / "study")]) == 2
+    assert "does not say how its images are prepared" in capsys.readouterr().err
+
+
 def test_a_misspelt_shape_of_translation_is_said_with_the_nearest_one(tmp_path: Path, capsys: Capture) -> None:
     assert main(["validate", str(dump(TRANSLATION, tmp_path / "pairs.yaml"))]) == 2
     err = capsys.readouterr().err

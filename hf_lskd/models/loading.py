@@ -217,6 +217,12 @@ def read_config(name: str, class_names: Sequence[str] | None, model_args: Mappin
     return config
 
 
+def check_readable(name: str) -> None:
+    """Raise InputError for a model of transformers whose configuration cannot be read: a folder or Hub id that is not there."""
+    if not is_timm(name):
+        read_config(name, None, {})
+
+
 def without_weights(config: Any) -> Any:
     from transformers import AutoModelForImageClassification
 

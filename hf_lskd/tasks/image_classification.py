@@ -62,7 +62,13 @@ class ImageClassification(Task):
 
         data = self.data
         own = models.pretrained_cfg(str(spec.model))
-        config = timm.data.resolve_data_config(pretrained_cfg=own, verbose=False)
+        if not own and not (data.get("mean") and data.get("std")):
+            models.check_readable(str(spec.model))
+            raise InputError(
+                f"model {spec.model} does not say how its images are prepared",
+                "a folder with preprocessor_config.json, or data.mean and data.std in the recipe",
+            )
+        config = timm.data.resolve_data_config({"in_chans": 3}, own, verbose=False)
         pixels = (
             self.source.train.pixels
         )  # a split held as one array of small pictures is not blown up to the model's usual size
