@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 from functools import lru_cache
+from typing import Any
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of the GNU C library
 LARGEST_FROM_HEAP = 32 * 2**20  # bytes; what M_MMAP_THRESHOLD may be at most
@@ -21,10 +22,20 @@ def keep_freed_memory() -> bool:
     environment says how memory is to be had.
     """
     asked = any(name.startswith(OWN_WORD) for name in os.environ)
-    if asked or platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = None if asked else of_glibc("mallopt")
     if mallopt is None:
         return False
     asked_for = ((M_MMAP_THRESHOLD, LARGEST_FROM_HEAP), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, AT_ONCE))
     return all(mallopt(what, size) == 1 for what, size in asked_for)
+
+
+def give_back_freed_memory() -> None:
+    """Let the system have what this process has freed and kept, so that what is read of either is what is in use."""
+    malloc_trim = of_glibc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def of_glibc(name: str) -> Any:
+    """A function of the GNU C library; None with another one."""
+    return getattr(ctypes.CDLL(None), name, None) if platform.libc_ver()[0] == "glibc" else None

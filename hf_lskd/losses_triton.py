@@ -74,7 +74,7 @@ def kernel_terms(
     assert student is not None
     keep = None
     if labels is not None:
-        labels = labels.reshape(-1)
+        labels = labels.reshape(-1).contiguous()  # a kernel finds the label of row i at place i
         keep = labels.ne(ignore_index)
     batch = Batch(student, teacher, labels if hard else None, keep, items_of(num_items, keep, student))
     readings = readings and teacher is not None

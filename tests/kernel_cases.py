@@ -88,6 +88,13 @@ def test_a_teacher_of_another_type_and_rows_that_do_not_lie_side_by_side() -> No
         torch.testing.assert_close(*(torch.autograd.grad(one, wide)[0] for one in (loss, plain)), rtol=1e-5, atol=1e-7)
 
 
+def test_labels_that_do_not_lie_side_by_side() -> None:
+    student, teacher, labels = draw(6, 141)
+    table = torch.stack([labels, (labels + 70) % 141], 1)  # of two tasks, say
+    for marks in (table[:, 0], labels[:1].expand(6)):
+        check(*both(student, teacher, marks, temperature=2.0, kd_weight=0.4, smoothing=0.1), 1e-6, 1e-5)
+
+
 @pytest.mark.parametrize("junk", [-math.inf, math.nan, 1e30])
 @pytest.mark.parametrize("shape", ["rows", "sequences"])
 def test_masked_rows_are_the_plain_compositions_whatever_stands_in_them(junk: float, shape: str) -> None:

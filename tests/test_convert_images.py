@@ -18,7 +18,7 @@ from hf_lskd.errors import InputError
 from hf_lskd.hub.conversion import fresh_folder
 from hf_lskd.hub.from_timm import convert_timm
 from hf_lskd.hub.from_torchvision import both_models, convert_torchvision
-from hf_lskd.hub.torchvision_names import TIMM_NAMES, architecture_by_weights, paired_names, renamed
+from hf_lskd.hub.torchvision_names import TIMM_NAMES, nearest_by_weights, paired_names, renamed
 
 CLASSES = 5
 OF_THE_PAPER = ("resnet18", "resnet50", "efficientnet_b0", "mobilenet_v2", "convnext_tiny")
@@ -81,7 +81,7 @@ def test_timms_twin_says_the_same_and_is_told_by_the_weights(name: str) -> None:
     wanted = logits(model)
     assert wanted.abs().max() > 1e-2
     torch.testing.assert_close(logits(twin), wanted, rtol=1e-5, atol=1e-5)
-    assert architecture_by_weights(model.state_dict()) == name
+    assert nearest_by_weights(model.state_dict()) == (name, 1)
 
 
 @pytest.mark.parametrize("name", [*LIGHT, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)])

@@ -26,13 +26,14 @@ print("pages", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def pages(folder: object, **environment: str) -> int:
-    """Pages that the second of two equal steps took from the system, behind a training, in a process of its own."""
+def pages(folder: object, program: str = FAULTS, **environment: str) -> int:
+    """Pages that a program counts in a process of its own: by default those that the second of two equal steps took from the
+    system, behind a training."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUN", "LD_PRE"))
     }
     found = subprocess.run(
-        [sys.executable, "-c", FAULTS, str(folder)],
+        [sys.executable, "-c", program, str(folder)],
         env={**kept, **environment},
         capture_output=True,
         text=True,
@@ -49,3 +50,25 @@ def test_what_a_step_frees_the_next_one_has(tmp_path: object) -> None:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library is told to keep memory")
 def test_an_allocator_that_the_environment_speaks_of_is_left_alone(tmp_path: object) -> None:
     assert pages(tmp_path, MALLOC_TRIM_THRESHOLD_="65536") > 10_000
+
+
+PEAKS = """
+import torch
+from hf_lskd.host_memory import keep_freed_memory
+from hf_lskd.record import peak_memory_mb, reset_peak_memory
+from hf_lskd.study.cell import forget_earlier_cells
+
+keep_freed_memory()
+reset_peak_memory()
+before = peak_memory_mb()
+pieces = [torch.ones(2**18) for _ in range(100)]
+del pieces
+forget_earlier_cells()  # as each cell begins
+reset_peak_memory()
+print("pages", int(256 * (peak_memory_mb() - before)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library is told to keep memory")
+def test_what_one_cell_has_freed_is_not_of_the_next_ones_peak(tmp_path: object) -> None:
+    assert pages(tmp_path, PEAKS) < 10_000  # of the 25,600 that are 100 MB

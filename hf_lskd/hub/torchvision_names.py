@@ -68,12 +68,6 @@ def classes_of(state: Mapping[str, Tensor]) -> int | None:
     return len(matrices[-1]) if matrices else None
 
 
-def architecture_by_weights(state: Mapping[str, Tensor]) -> str | None:
-    """The torchvision architecture whose weights have these names and shapes; None where none has."""
-    found, share = nearest_by_weights(state)
-    return found if share == 1 and classes_of(state) else None
-
-
 def nearest_by_weights(state: Mapping[str, Tensor]) -> tuple[str, float]:
     """The torchvision architecture that has most weights of these names and shapes, and which share of both they are."""
     shapes = {(key, value.shape) for key, value in state.items()}

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from hf_lskd.errors import InputError
+from hf_lskd.host_memory import give_back_freed_memory
 from hf_lskd.recipe import Recipe
 from hf_lskd.record import (
     FILE,
@@ -334,10 +335,12 @@ def history(log: list[dict[str, Any]], task: Task) -> dict[str, Any]:
 
 def forget_earlier_cells() -> None:
     """Drop what a cell that failed in the middle of an epoch left in accelerate's shared state: its data loader, and where in
-    an accumulation window it stood. (The rest of that state is made anew with every trainer's arguments.)"""
+    an accumulation window it stood. (The rest of that state is made anew with every trainer's arguments.) And the memory that
+    earlier cells have freed, which would count in this one's peak."""
     from accelerate.state import GradientState
 
     GradientState._reset_state()
+    give_back_freed_memory()
 
 
 class StepCallback(TrainerCallback):

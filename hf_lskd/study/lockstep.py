@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from hf_lskd.clock import SaveByClock
+from hf_lskd.host_memory import give_back_freed_memory
 from hf_lskd.recipe import signature
 from hf_lskd.record import Cell
 from hf_lskd.sharding import launched_with
@@ -218,4 +219,5 @@ def free_memory() -> int:
         return int(torch.cuda.mem_get_info()[0])
     import psutil
 
+    give_back_freed_memory()
     return int(psutil.virtual_memory().available)
