@@ -7,8 +7,8 @@ hand. With q = softmax(z), q_τ = softmax(z/τ) where τ = T (Müller et al. 201
     ∂hard/∂z = (q − y_LS)/n        ∂soft/∂z = loss_scale · T²/τ · (q_τ − p)/n
 
 float32 inside for half-precision logits; what a row comes to is put together in float64. Exponentials are powers of two of
-factor·z + shift with factor = log2(e)/T, rounded once, and a row's shift such that its largest is 1: whatever the logits, nothing
-leaves the range, and the same factor and shift are taken off again in float64. Rows that are not finite (a class ruled out by −inf, a
+factor·z + shift with factor = log2(e)/T, rounded once, and a row's shift such that its largest is 1: no sum of them leaves
+its range, and the same factor and shift are taken off again in float64. Rows that are not finite (a class ruled out by −inf, a
 model that diverged) get their numbers from the plain composition. The same input gives the same bits on the same number of threads.
 """
 

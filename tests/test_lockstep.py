@@ -374,6 +374,9 @@ def test_as_many_go_together_as_memory_holds(
     cells = [Cell("student", 0.1, 0, student="student", temperature=float(t)) for t in range(1, 6)]
     each = lockstep.COPIES * lockstep.weight_bytes(bench.task.build(cells[0]))
     assert how_many(bench, cells) == 5
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert how_many(bench, cells) == 1  # several threads of a CPU
+    monkeypatch.undo()
     for room, count in ((0.0, 1), (2.5, 3), (100.0, 5)):
         monkeypatch.setattr(lockstep, "free_memory", lambda room=room: int(room * each / lockstep.SHARE))
         assert how_many(bench, cells) == count
