@@ -205,6 +205,8 @@ MUTANTS = [
     Mutant("lockstep", "students draw from one generator in turn", "study/strands.py",
            "            self._world.restore()", "            pass",
            "test_lockstep.py::leave_the_checkpoints_that_each_leaves_alone"),
+    Mutant("lockstep", "one student's no_grad is another's", "study/strands.py",
+           "torch.set_grad_enabled(self.records_gradients)", "pass", "test_lockstep.py::keep_what_torch_records"),
     Mutant("lockstep", "a teacher's answer to another batch", "shared.py",
            "key = (dtype, *((name, id(value)) for name, value in sorted(inputs.items())))", "key = (dtype,)",
            "test_lockstep.py::a_shared_teacher_answers"),

@@ -242,17 +242,61 @@ def test_strands_have_generators_of_their_own_and_run_one_at_a_time() -> None:
 def test_an_interruption_ends_every_student() -> None:
     threads = threading.active_count()
     begun: list[Cell] = []
+    ended: list[Cell] = []
 
     def make(cell: Cell, seat: Seat) -> Any:
         begun.append(cell)
         if len(begun) == 3:
             raise KeyboardInterrupt
-        seat.strand.pause()
+        try:
+            seat.strand.pause()
+        except Exception:  # which no interruption is
+            pytest.fail("the student goes on")
+        finally:
+            ended.append(cell)
+            seat.strand.pause()
 
     with pytest.raises(KeyboardInterrupt):
         run_group([student(t) for t in (1.0, 2.0, 3.0, 4.0)], None, make)
     assert len(begun) == 3
+    assert ended == begun[:2]
     assert threading.active_count() == threads
+
+
+def test_strands_have_one_thread_and_keep_what_torch_records_for_themselves() -> None:
+    seen: dict[str, set[Any]] = {"without": set(), "half": set(), "plain": set()}
+
+    def look(name: str) -> None:
+        for _ in range(2):
+            strands[name].pause()
+            state = (
+                torch.is_grad_enabled(),
+                torch.is_autocast_enabled("cpu"),
+                (torch.ones(1, 1) @ torch.ones(1, 1)).dtype,
+            )
+            seen[name].add((threading.get_ident(), *state))
+
+    def without() -> None:
+        with torch.no_grad():
+            look("without")
+
+    def half() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            look("half")
+
+    strands = {"without": Strand(without), "half": Strand(half), "plain": Strand(lambda: look("plain"))}
+    for _ in range(3):
+        for strand in strands.values():
+            strand.advance()
+            assert torch.is_grad_enabled()
+            assert not torch.is_autocast_enabled("cpu")
+    here = threading.get_ident()
+    assert all(strand.ended and strand.error is None for strand in strands.values())
+    assert seen == {
+        "without": {(here, False, False, torch.float32)},
+        "half": {(here, True, True, torch.bfloat16)},
+        "plain": {(here, True, False, torch.float32)},
+    }
 
 
 # ---- Studies
@@ -273,8 +317,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def separate(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_one_by_one(recipe, tmp_path_factory.mktemp("separate") / "run")
+
+
+def made_one_by_one(recipe: dict[str, Any], folder: Path) -> Path:
+    """The study's folder, each student trained alone on one thread."""
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("separate") / "run"
     run_study(recipe_from_dict(recipe), folder, lockstep=False)
     return folder
 
@@ -313,6 +361,18 @@ def test_a_study_in_lockstep_is_the_study_without_also_when_students_go_nan(
     assert [one["status"] for one in records] == ["complete", "complete", "complete", "failed", "failed"]
     assert all("diverged" in one["error"]["message"] for one in records[3:])
     assert_same_studies(tmp_path / "run", separate, students=4)
+
+
+def test_a_study_in_lockstep_on_two_threads_is_the_study_without(recipe: dict[str, Any], tmp_path: Path) -> None:
+    page = changed(changed(recipe, "grid.kd_loss_scale", [1.0]), "training.max_steps", 5)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for together in (False, True):
+            run_study(recipe_from_dict(page), tmp_path / str(together), lockstep=together)
+    finally:
+        torch.set_num_threads(before)
+    assert_same_studies(tmp_path / "True", tmp_path / "False", students=2)
 
 
 def test_a_killed_column_goes_on_from_where_all_of_it_was(
@@ -375,7 +435,7 @@ def test_as_many_go_together_as_memory_holds(
     each = lockstep.COPIES * lockstep.weight_bytes(bench.task.build(cells[0]))
     assert how_many(bench, cells) == 5
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert how_many(bench, cells) == 1  # several threads of a CPU
+    assert how_many(bench, cells) == 5  # several threads of a CPU are shared by all
     monkeypatch.undo()
     for room, count in ((0.0, 1), (2.5, 3), (100.0, 5)):
         monkeypatch.setattr(lockstep, "free_memory", lambda room=room: int(room * each / lockstep.SHARE))

@@ -20,7 +20,7 @@ from hf_lskd.study.lockstep import Seat, put_together, run_group
 from hf_lskd.study.runner import run_study
 from tests.conftest import assert_same_weights, weights
 from tests.resume_run import StopAfter, StoppedError, make_trainer
-from tests.test_lockstep import HUGE, RESNET_SPEC, assert_same_studies, record, student
+from tests.test_lockstep import HUGE, RESNET_SPEC, assert_same_studies, made_one_by_one, record, student
 from tests.test_translation import SHAPE, recipe_of, text  # noqa: F401  # a fixture
 from tests.tiny_study import VIT, changed, dump, run_and_kill, values, write_images
 
@@ -50,10 +50,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def separate(page: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("separate") / "run"
-    run_study(recipe_from_dict(page), folder, lockstep=False)
-    return folder
+    return made_one_by_one(page, tmp_path_factory.mktemp("separate") / "run")
 
 
 def made_together(page: dict[str, Any]) -> list[list[str]]:

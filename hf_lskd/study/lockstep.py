@@ -179,13 +179,8 @@ def put_together(bench: Bench, found: Iterable[Column]) -> list[Column]:
 
 
 def possible(bench: Bench) -> bool:
-    """Whether students of this study may be trained together at all.
-
-    Not on several threads of a CPU: each student's strand has OpenMP workers of its own there, more than there are cores, which
-    then sleep between operations. Measured on 2 threads: four students 7.4 s together, 4.5 one by one.
-    """
-    one_thread = torch.accelerator.is_available() or torch.get_num_threads() == 1
-    return bench.lockstep and one_thread and bench.make is None and world_size() == 1 and not sharded(bench)
+    """Whether students of this study may be trained together at all."""
+    return bench.lockstep and bench.make is None and world_size() == 1 and not sharded(bench)
 
 
 def how_many(bench: Bench, students: Sequence[Cell]) -> int:

@@ -1,13 +1,13 @@
-"""Functions that take turns in one process: each pauses anywhere in its calls, and finds its world as it left it."""
+"""Functions that take turns in one thread: each pauses anywhere in its calls, and finds its world as it left it."""
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from hf_lskd.shared import Generators
+import torch
+from greenlet import getcurrent, greenlet
 
-PATIENCE = 30.0  # seconds that a strand which is being stopped has to reach its next pause
+from hf_lskd.shared import Generators
 
 
 class StoppedError(BaseException):
@@ -15,14 +15,16 @@ class StoppedError(BaseException):
 
 
 class World:
-    """What trainers share through globals and each must have for itself: random generators, and accelerate's note of the
-    data loader and the accumulation window that it is in."""
+    """What trainers share through globals and each must have for itself: random generators, accelerate's note of the data
+    loader and the accumulation window that it is in, whether torch records gradients, and its autocast."""
 
     def __init__(self) -> None:
         from accelerate.state import GradientState
 
         self.generators = Generators.now()
         self.gradients = dict(GradientState._shared_state)
+        self.records_gradients = torch.is_grad_enabled()
+        self.autocast = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds()}
 
     def restore(self) -> None:
         from accelerate.state import GradientState
@@ -30,12 +32,24 @@ class World:
         self.generators.restore()
         GradientState._shared_state.clear()
         GradientState._shared_state.update(self.gradients)
+        torch.set_grad_enabled(self.records_gradients)
+        for kind, (enabled, dtype) in self.autocast.items():
+            torch.set_autocast_enabled(kind, enabled)
+            torch.set_autocast_dtype(kind, dtype)
+
+
+def kinds() -> list[str]:
+    """The types of device of this machine."""
+    accelerator = torch.accelerator.current_accelerator()
+    return ["cpu"] if accelerator is None else ["cpu", accelerator.type]
 
 
 class Strand:
-    """`work` in a thread that runs only while `advance` waits for it, from pause to pause, in a world of its own.
+    """`work` on a stack of its own, that runs only while `advance` waits for it, from pause to pause, in a world of its own.
 
-    `seconds` is the time that it has run; `error` what ended it, `result` what it returned.
+    All strands of a thread share it, and so its OpenMP workers, its library handles and the memory that it has freed: a
+    thread for each would have workers for each, more than there are cores. `seconds` is the time that a strand has run;
+    `error` what ended it, `result` what it returned.
     """
 
     def __init__(self, work: Callable[[], Any]) -> None:
@@ -45,10 +59,8 @@ class Strand:
         self.ended = False
         self._world: World | None = None  # that of its first turn is the one it is begun in
         self._stopped = False
-        self._go, self._paused = threading.Semaphore(0), threading.Semaphore(0)
         self._spent, self._since = 0.0, time.perf_counter()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._stack = greenlet(self._run)
 
     @property
     def seconds(self) -> float:
@@ -61,9 +73,9 @@ class Strand:
         if self._world is not None:
             self._world.restore()
         self._since = time.perf_counter()
-        self._go.release()
+        self._stack.parent = getcurrent()
         try:
-            self._paused.acquire()
+            self._stack.switch()
         finally:
             self._spent = self.seconds
             self._world = World()
@@ -72,23 +84,20 @@ class Strand:
     def pause(self) -> None:
         """In the strand: let others run until the next `advance`."""
         if not self._stopped:
-            self._paused.release()
-            self._go.acquire()
+            self._stack.parent.switch()
         if self._stopped:
             raise StoppedError
 
     def stop(self) -> None:
-        """End it, where it has not ended, at its next pause, and wait for that."""
+        """End it, where it has not ended, at the pause that it is in."""
         self._stopped = True
-        self._go.release()
-        self._thread.join(PATIENCE)
+        if not self.ended:
+            self.advance()
 
     def _run(self) -> None:
-        self._go.acquire()
         try:
             if not self._stopped:
                 self.result = self.work()
         except BaseException as error:  # handed to whoever advances it
             self.error = error
         self.ended = True
-        self._paused.release()
