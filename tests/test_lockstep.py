@@ -1,7 +1,9 @@
 """Students that are trained together become, to the last bit, what each becomes alone, whatever happens to the others."""
 
 import json
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,7 +28,7 @@ from tests.conftest import RESNET, assert_same_weights
 from tests.resume_run import StopAfter, make_trainer
 from tests.test_resume import LAST, everything
 from tests.test_translation import SHAPE, recipe_of, text  # noqa: F401  # a fixture
-from tests.tiny_study import changed, dump, run_and_kill, values, write_images
+from tests.tiny_study import changed, dump, run_and_kill, run_and_signal, values, write_images
 
 # how a cell was made, and a hash over how its teacher was
 OWN = ("durations", "peak_memory_mb", "lockstep", "teacher", "recipe", "signature")
@@ -385,6 +387,19 @@ def test_a_killed_column_goes_on_from_where_all_of_it_was(
     run_and_kill(["study", str(page), "--output-dir", str(folder)], (folder / trainer.format(first, 3)).exists)
     assert (folder / trainer.format(second, 2)).exists()
     shutil.rmtree((folder / trainer.format(second, 2)).parent)
+    run_study(recipe_from_dict(recipe), folder)
+    assert_same_studies(folder, separate, students=4)
+
+
+def test_an_interrupted_column_goes_on_from_where_all_of_it_was(
+    recipe: dict[str, Any], separate: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches the student whose turn it is, in the middle of a step; none of them ends or is recorded as failed."""
+    folder, page = tmp_path / "run", dump(recipe, tmp_path / "recipe.yaml")
+    second = folder / "cells/.student-a0.1-T64-s0.partial/trainer/checkpoint-3/trainer_state.json"
+    status = run_and_signal(["study", str(page), "--output-dir", str(folder)], second.exists, signal.SIGINT)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert sorted(path.name for path in (folder / "cells").glob("*/record.json")) == ["record.json"]  # the teacher's
     run_study(recipe_from_dict(recipe), folder)
     assert_same_studies(folder, separate, students=4)
 

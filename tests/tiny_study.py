@@ -100,6 +100,7 @@ def fork(argv: Sequence[str], stdout: int | None = None, stderr: int | None = No
     child = os.fork()
     if child == 0:
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null if stdout is None else stdout, 1)
             os.dup2(null if stderr is None else stderr, 2)
@@ -116,12 +117,17 @@ def run_and_kill(argv: Sequence[str], when: Callable[[], bool], limit: float = 6
 
     Fails when the command ends before `when` held.
     """
+    status = run_and_signal(argv, when, signal.SIGKILL, limit)
+    assert os.WIFSIGNALED(status), "the command ended before it could be killed"
+
+
+def run_and_signal(argv: Sequence[str], when: Callable[[], bool], what: signal.Signals, limit: float = 60.0) -> int:
+    """Run the command in a process of its own, send it a signal the moment `when` holds, and return how it ended (`os.waitpid`)."""
     child = fork(argv)
     deadline = time.monotonic() + limit
     while not when() and time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
         assert ended == 0, f"the command ended with status {status} before it could be killed"
         time.sleep(0.0005)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), "the command ended before it could be killed"
+    os.kill(child, what)
+    return os.waitpid(child, 0)[1]
