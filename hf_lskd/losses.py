@@ -278,6 +278,10 @@ def upcast(logits: Tensor) -> Tensor:
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
+def upcast_type(logits: Tensor) -> torch.dtype:
+    return logits.dtype if logits.dtype in (torch.float32, torch.float64) else torch.float32
+
+
 def is_probabilities(logits: Tensor, labels: Tensor) -> bool:
     """Whether the labels are one distribution over the classes a row rather than one class index."""
     return labels.is_floating_point() and labels.shape == logits.shape

@@ -8,8 +8,9 @@ hand. With q = softmax(z), q_τ = softmax(z/τ) where τ = T (Müller et al. 201
 
 float32 inside for half-precision logits; what a row comes to is put together in float64. Exponentials are powers of two of
 factor·z + shift with factor = log2(e)/T, rounded once, and a row's shift such that its largest is 1: no sum of them leaves
-its range, and the same factor and shift are taken off again in float64. Rows that are not finite (a class ruled out by −inf, a
-model that diverged) get their numbers from the plain composition. The same input gives the same bits on the same number of threads.
+its range. Values are made of these exponents, never of logits: where a row of logits lies does not cost them digits. Rows that are
+not finite (a class ruled out by −inf, a model that diverged) get their numbers from the plain composition. The same input gives the
+same bits on the same number of threads.
 """
 
 import math
@@ -27,11 +28,12 @@ from hf_lskd.losses import LossTerms, Mixture, Readings
 ELEMENTS = 2**18  # of a block; two buffers and a piece of the gradient are three times so many numbers, 3 MB
 MOST_ROWS = 256
 LOG2E = 1 / math.log(2)
+EVERY = slice(None)
 
 
-# What rows came to, by name. `total`: the sum of the student's exponentials at temperature 1, `heated`: at its own in the soft loss,
-# `taught`: the teacher's; each with the shift of its exponents. `gold`: the label's logit; `logits`: the sum of all. `agrees`: 0 or 1.
-# With the teacher's exponentials as weights, `apart`: Σ (teacher's logit − student's logit · T/τ), `energy`: Σ teacher's logit.
+# What rows came to, by name, each `[b, 1]`. Sums of exponentials: `total` of the student's at temperature 1, `heated` at its own in
+# the soft loss, `taught` of the teacher's. Exponents at temperature 1: `gold` of the label, `logits` the sum of all. `agrees`: 0 or 1.
+# With the teacher's exponentials as weights, `apart`: Σ (teacher's exponent − student's), `energy`: Σ teacher's exponent.
 Table = dict[str, Tensor]
 
 
@@ -81,7 +83,7 @@ def blocked_pass(
     """Means over items of hard and soft loss, entropy and agreement, and `[N, C]` the gradient (None without `weights`)."""
     teacher = None if batch.teacher is None else batch.teacher.detach()
     batch = batch._replace(student=batch.student.detach(), teacher=teacher)
-    kind = losses.upcast(batch.student[:0]).dtype
+    kind = losses.upcast_type(batch.student)
     gradient = None
     if weights is not None:
         gradient = torch.empty_like(batch.student, memory_format=torch.contiguous_format)
@@ -89,7 +91,7 @@ def blocked_pass(
             gradient.masked_fill_(~batch.keep.unsqueeze(1), 0.0)
     slopes = None if weights is None else slopes_of(mixture, weights, batch, kind)
     table = over_blocks(batch, mixture, slopes, gradient, readings)
-    values = row_values(table, mixture, kind, batch.student.shape[1])
+    values = row_values(table, mixture, batch.student.shape[1])
     sums = values.sum(1)
     if not math.isfinite(sum(sums.tolist())):
         repair(values, gradient, batch, mixture, weights)
@@ -102,20 +104,18 @@ class Slopes(NamedTuple):
 
     soft: bool  # whether the parts of either loss are there at all
     hard: bool
-    of_student: Tensor  # 0-d, as the next two
+    of_student: Tensor  # [1], as the next three
     of_teacher: Tensor
     of_hard: Tensor
-    of_label: Tensor  # [1, 1]
+    of_label: Tensor
     everywhere: float
 
 
 def slopes_of(mixture: Mixture, weights: Weights, batch: Batch, kind: torch.dtype) -> Slopes:
-    hard, soft = Factors.of(mixture, weights, batch)
+    hard, soft = (factor / batch.divisor for factor in Factors.of(mixture, weights, batch))
     label, everywhere = losses.smoothed_target(mixture.smoothing, batch.student.shape[1])
-    numbers = torch.tensor([soft, -soft, hard, -hard * label], dtype=torch.float64).div_(batch.divisor).to(kind)
-    of_student, of_teacher, of_hard, of_label = numbers.unbind()
-    all_classes = -hard * everywhere / batch.divisor
-    return Slopes(soft != 0, hard != 0, of_student, of_teacher, of_hard, of_label.view(1, 1), all_classes)
+    numbers = torch.tensor([[soft], [-soft], [hard], [-hard * label]], dtype=kind)
+    return Slopes(soft != 0, hard != 0, *numbers.unbind(), -hard * everywhere)
 
 
 _kept = threading.local()
@@ -132,19 +132,11 @@ def scratch(rows: int, classes: int, kind: torch.dtype) -> Tensor:
 def blocks(keep: Tensor | None, count: int, rows: int) -> Iterator[slice | Tensor]:
     """Which rows make a block: a slice where they stand side by side, else their indices."""
     if keep is None:
-        yield from (slice(start, min(start + rows, count)) for start in range(0, count, rows))
+        yield from [EVERY] if rows == count else (slice(start, min(start + rows, count)) for start in range(0, count, rows))
         return
     for indices in keep.nonzero().squeeze(1).split(rows) if bool(keep.any()) else ():
         first, last = int(indices[0]), int(indices[-1])
         yield slice(first, last + 1) if last - first == len(indices) - 1 else indices
-
-
-def names_of(batch: Batch, mixture: Mixture, readings: bool) -> list[str]:
-    """Which numbers of a row are asked for."""
-    names = [] if batch.teacher is None else ["heated", "heated_shift", "taught", "taught_shift", "apart"]
-    names += ["energy", "agrees"] if readings and batch.teacher is not None else []
-    names += [] if batch.labels is None else ["total", "total_shift", "gold"]
-    return names + (["logits"] if mixture.smoothing and batch.labels is not None else [])
 
 
 def over_blocks(
@@ -152,31 +144,37 @@ def over_blocks(
 ) -> Table:
     """The numbers of all items, `[items]` in float64, and the gradient, block by block."""
     count, classes = batch.student.shape
-    kind = losses.upcast(batch.student[:0]).dtype
+    kind = losses.upcast_type(batch.student)
     rows = min(max(ELEMENTS // classes, 1), MOST_ROWS, count)
     buffers = scratch(rows, classes, kind)
-    names = names_of(batch, mixture, readings)
-    numbers = torch.empty(len(names), count if batch.keep is None else int(batch.keep.sum()), 1, dtype=kind)
-    done = 0
+    direct = gradient is not None and gradient.dtype == kind
+    names: list[str] = []
+    numbers = []
     for which in blocks(batch.keep, count, rows):
-        block = batch.rows(which)
-        own = buffers[:, : len(block.student)]
-        direct = gradient is not None and isinstance(which, slice) and gradient.dtype == kind
-        out = gradient[which] if direct and gradient is not None else own[2]
-        seen = dict(zip(names, numbers[:, done : done + len(block.student)].unbind()))
-        one_block(block, mixture, slopes, out, own, seen)
-        done += len(block.student)
-        if gradient is not None and not direct:
+        block = batch if which is EVERY else batch.rows(which)
+        own = buffers[:, : block.student.shape[0]]
+        placed = direct and isinstance(which, slice)
+        out = gradient[which] if placed and gradient is not None else own[2]
+        seen = one_block(block, mixture, slopes, out, own, readings)
+        names = list(seen)
+        numbers.append(torch.cat(list(seen.values()), 1))
+        if gradient is not None and not placed:
             gradient[which] = out.to(gradient.dtype)
-    return dict(zip(names, numbers.squeeze(2).double().unbind()))
+    if not numbers:
+        return {}
+    return dict(zip(names, (numbers[0] if len(numbers) == 1 else torch.cat(numbers)).double().unbind(1)))
 
 
 class Exps(NamedTuple):
-    """2^(factor·z + shift) of logits z `[b, C]`; of each row the sum of these and the shift, `[b, 1]`."""
+    """Powers of two `[b, C]`, and the sum of each row's `[b, 1]`."""
 
     values: Tensor
     total: Tensor
-    shift: Tensor
+
+    @classmethod
+    def of(cls, exponents: Tensor) -> "Exps":
+        """In place of their exponents."""
+        return cls(exponents.exp2_(), exponents.sum(1, keepdim=True))
 
 
 @lru_cache(64)
@@ -185,65 +183,76 @@ def factor_of(temperature: float, kind: torch.dtype) -> float:
     return float(torch.tensor(LOG2E / temperature, dtype=kind))
 
 
-def exps(z: Tensor, temperature: float, out: Tensor, seen: Table, name: str) -> Exps:
-    """A block's exponentials; what they come to is noted in `seen`."""
+def exponents(z: Tensor, temperature: float, out: Tensor) -> Tensor:
+    """log2 of exp(z/T) over the row's largest, into `out`."""
     factor = factor_of(temperature, z.dtype)
-    total, shift = seen[name], seen[f"{name}_shift"]
-    torch.amax(z, 1, keepdim=True, out=shift).mul_(-factor)
-    torch.add(shift, z, alpha=factor, out=out).exp2_()
-    return Exps(out, torch.sum(out, 1, keepdim=True, out=total), shift)
+    return torch.add(z.amax(1, keepdim=True).mul_(-factor), z, alpha=factor, out=out)
 
 
-def squares(heated: Exps, out: Tensor, seen: Table) -> Exps:
-    """The exponentials at temperature 1 from those at 2."""
-    torch.mul(heated.shift, 2, out=seen["total_shift"])
-    torch.mul(heated.values, heated.values, out=out)
-    return Exps(out, torch.sum(out, 1, keepdim=True, out=seen["total"]), seen["total_shift"])
-
-
-def one_block(block: Batch, mixture: Mixture, slopes: Slopes | None, out: Tensor, buffers: Tensor, seen: Table) -> None:
-    """The numbers of a block's rows, into the tensors `[b, 1]` of `seen`; `out` `[b, C]` becomes the gradient of what `slopes` say."""
+def one_block(
+    block: Batch, mixture: Mixture, slopes: Slopes | None, out: Tensor, buffers: Tensor, readings: bool
+) -> Table:
+    """The numbers of a block's rows; `out` `[b, C]` becomes the gradient of what `slopes` say."""
     x = losses.upcast(block.student)
+    labels = None if block.labels is None else block.labels.unsqueeze(1)
+    seen: Table = {}
     student = teacher = kept = hard = None
+    shared = block.teacher is not None and mixture.student_temperature in (1, 2)  # one set of exponents for both losses
     if block.teacher is not None:
         t = losses.upcast(block.teacher)
-        student = exps(x, mixture.student_temperature, out, seen, "heated")
-        teacher, kept = teacher_part(x, t, mixture, buffers, seen)
-        if "agrees" in seen:
-            seen["agrees"].copy_(torch.from_numpy(first_best(x) == first_best(t)).unsqueeze(1))
-    if block.labels is not None:
-        hard = hard_part(x, student, mixture, out if student is None else buffers[1], seen)
-        torch.gather(x, 1, block.labels.unsqueeze(1), out=seen["gold"])
-        if "logits" in seen:
-            torch.sum(x, 1, keepdim=True, out=seen["logits"])
+        exponents(x, mixture.student_temperature, out)
+        teacher, kept = teacher_part(out, t, mixture, buffers, seen, readings)
+        if labels is not None and shared:
+            read_hard(out, labels, mixture.student_temperature, mixture, seen)
+        student = Exps.of(out)
+        seen["heated"] = student.total
+        if readings:
+            seen["agrees"] = torch.from_numpy(first_best(x) == first_best(t)).unsqueeze(1).to(x.dtype)
+    if labels is not None:
+        if student is not None and shared:
+            hard = student if mixture.student_temperature == 1 else squares(student, buffers[0])
+        else:
+            own = exponents(x, 1.0, out if student is None else buffers[0])
+            read_hard(own, labels, 1.0, mixture, seen)
+            hard = Exps.of(own)
+        seen["total"] = hard.total
     if slopes is not None:
-        write_gradient(out, student, teacher, kept, hard, block.labels, slopes)
+        write_gradient(out, student, teacher, kept, hard, labels, slopes)
+    return seen
 
 
-def hard_part(x: Tensor, heated: Exps | None, mixture: Mixture, out: Tensor, seen: Table) -> Exps:
-    """The student's exponentials at temperature 1, without taking them again where those of the soft loss tell them."""
-    if heated is None or mixture.student_temperature not in (1, 2):
-        return exps(x, 1.0, out, seen, "total")
-    if mixture.student_temperature == 2:
-        return squares(heated, out, seen)
-    seen["total"].copy_(heated.total)
-    seen["total_shift"].copy_(heated.shift)
-    return heated
+def read_hard(own: Tensor, labels: Tensor, temperature: float, mixture: Mixture, seen: Table) -> None:
+    """What the hard loss needs of the student's exponents, which are at this temperature."""
+    seen["gold"] = own.gather(1, labels).mul_(temperature)
+    if mixture.smoothing:
+        seen["logits"] = own.sum(1, keepdim=True).mul_(temperature)
 
 
-def teacher_part(x: Tensor, t: Tensor, mixture: Mixture, buffers: Tensor, seen: Table) -> tuple[Exps, Tensor | None]:
-    """The teacher's exponentials and its classes (None: all); what they come to is noted in `seen`."""
-    kept, (out, scratch) = None, buffers[:2]
+def squares(heated: Exps, out: Tensor) -> Exps:
+    """The exponentials at temperature 1 from those at 2."""
+    torch.mul(heated.values, heated.values, out=out)
+    return Exps(out, out.sum(1, keepdim=True))
+
+
+def teacher_part(
+    own: Tensor, t: Tensor, mixture: Mixture, buffers: Tensor, seen: Table, readings: bool
+) -> tuple[Exps, Tensor | None]:
+    """The teacher's exponentials and its classes (None: all); what they come to beside the student's exponents is noted in `seen`."""
+    kept, (spare, out) = None, buffers[:2]
     if mixture.top_k is not None:
         t, kept = t.topk(min(mixture.top_k, t.shape[1]), dim=1)
-        x, out, scratch = x.gather(1, kept), torch.empty_like(t), torch.empty_like(t)
-    teacher = exps(t, mixture.temperature, out, seen, "taught")
-    # The logits are subtracted before anything is summed: at a high T both sides are log C to many digits.
-    torch.sub(t, x, alpha=mixture.temperature / mixture.student_temperature, out=scratch).mul_(out)
-    torch.sum(scratch, 1, keepdim=True, out=seen["apart"])
-    if "energy" in seen:
-        torch.sum(torch.mul(t, out, out=scratch), 1, keepdim=True, out=seen["energy"])
-    return teacher, kept
+        own, spare, out = own.gather(1, kept), torch.empty_like(t), torch.empty_like(t)
+    taught = exponents(t, mixture.temperature, spare)
+    torch.exp2(taught, out=out)
+    seen["taught"] = out.sum(1, keepdim=True)
+    # The exponents are subtracted before anything is summed: at a high T both sides are log C to many digits.
+    if readings:
+        seen["energy"] = taught.mul_(out).sum(1, keepdim=True)
+        taught.addcmul_(own, out, value=-1)
+    else:
+        taught.sub_(own).mul_(out)
+    seen["apart"] = taught.sum(1, keepdim=True)
+    return Exps(out, seen["taught"]), kept
 
 
 def first_best(z: Tensor) -> Any:
@@ -273,28 +282,22 @@ def write_gradient(
     if labels is not None and own:
         if slopes.everywhere:
             out.add_(slopes.everywhere)
-        out.scatter_add_(1, labels.unsqueeze(1), slopes.of_label.expand(len(labels), 1))
+        out.scatter_add_(1, labels, slopes.of_label.expand(labels.shape))
 
 
-def row_values(s: Table, mixture: Mixture, kind: torch.dtype, classes: int) -> Tensor:
+def row_values(s: Table, mixture: Mixture, classes: int) -> Tensor:
     """`[4, items]` in float64: hard and soft loss, entropy and agreement of each row; 0 where not measured."""
     hard = soft = entropy = agrees = zero = torch.zeros_like(next(iter(s.values()))) if s else torch.zeros(0)
     if "gold" in s:
-        log_total, nats = log_sum(s, "total"), factor_of(1.0, kind) / LOG2E
-        mean = s["logits"] * (nats / classes) - log_total if mixture.smoothing else zero
-        hard = losses.smoothed(log_total - s["gold"] * nats, mean, mixture.smoothing)
+        log_total = s["total"].log2()
+        mean = s["logits"] / classes - log_total if mixture.smoothing else zero
+        hard = losses.smoothed(log_total - s["gold"], mean, mixture.smoothing) / LOG2E
     if "apart" in s:
-        student, teacher = log_sum(s, "heated"), log_sum(s, "taught")
-        nats = factor_of(mixture.temperature, kind) / LOG2E
-        soft = mixture.soft_factor * (s["apart"] / s["taught"] * nats - teacher + student)
+        teacher = s["taught"].log2()
+        soft = mixture.soft_factor * (s["apart"] / s["taught"] - teacher + s["heated"].log2()) / LOG2E
         if "energy" in s:
-            entropy, agrees = teacher - s["energy"] / s["taught"] * nats, s["agrees"]
+            entropy, agrees = (teacher - s["energy"] / s["taught"]) / LOG2E, s["agrees"]
     return torch.stack([hard, soft, entropy, agrees])
-
-
-def log_sum(s: Table, name: str) -> Tensor:
-    """log Σ exp(z/T), of exponents as they were rounded."""
-    return s[name].log() - s[f"{name}_shift"] / LOG2E
 
 
 def repair(values: Tensor, gradient: Tensor | None, batch: Batch, mixture: Mixture, weights: Weights | None) -> None:
