@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hf_lskd import losses
-from hf_lskd.losses import LossTerms, Mixture, Readings
+from hf_lskd.losses import Asked, LossTerms, Mixture, Readings
 
 ELEMENTS = 2**18  # of a block; two buffers and a piece of the gradient are three times so many numbers, 3 MB
 MOST_ROWS = 256
@@ -31,10 +32,11 @@ LOG2E = 1 / math.log(2)
 EVERY = slice(None)
 
 
-# What rows came to, by name, each `[b, 1]`. Sums of exponentials: `total` of the student's at temperature 1, `heated` at its own in
-# the soft loss, `taught` of the teacher's. Exponents at temperature 1: `gold` of the label, `logits` the sum of all. `agrees`: 0 or 1.
+# What rows came to, by name: `[b, 1]` of a block, `[items]` of all, numpy's in float64. Sums of exponentials: `total` of the student's at temperature 1, `heated` at its own in
+# the soft loss, `taught` of the teacher's. Of the student's exponents, at `own_temperature`: `gold` of the label, `logits` the sum of
+# all. `agrees`: 0 or 1.
 # With the teacher's exponentials as weights, `apart`: Σ (teacher's exponent − student's), `energy`: Σ teacher's exponent.
-Table = dict[str, Tensor]
+Table = dict[str, Any]
 
 
 class Batch(NamedTuple):
@@ -44,12 +46,25 @@ class Batch(NamedTuple):
     teacher: Tensor | None
     labels: Tensor | None
     keep: Tensor | None
-    divisor: float | Tensor
+    divisor: Any
 
     def rows(self, which: slice | Tensor) -> "Batch":
         """Some rows, all of them items."""
         teacher, labels = (None if part is None else part[which] for part in (self.teacher, self.labels))
         return Batch(self.student[which], teacher, labels, None, self.divisor)
+
+
+def opened(asked: Asked) -> Batch:
+    """What is asked for as rows, with `num_items` as it came for a divisor and no labels where they only say which rows are masked."""
+    student, teacher = (None if z is None else flat(z) for z in (asked.student_logits, asked.teacher_logits))
+    assert student is not None
+    labels = None if asked.labels is None else asked.labels.reshape(-1)
+    keep = None if labels is None else labels.ne(asked.ignore_index)
+    return Batch(student, teacher, labels if asked.hard else None, keep, asked.num_items)
+
+
+def flat(logits: Tensor) -> Tensor:
+    return logits if logits.dim() == 2 else logits.reshape(-1, logits.shape[-1])
 
 
 class Weights(NamedTuple):
@@ -80,7 +95,7 @@ def plain(batch: Batch, mixture: Mixture) -> tuple[LossTerms, Readings | None]:
 def blocked_pass(
     batch: Batch, mixture: Mixture, weights: Weights | None, readings: bool
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Means over items of hard and soft loss, entropy and agreement, and `[N, C]` the gradient (None without `weights`)."""
+    """`(total, hard, soft, entropy, agreement)`, means over items, and `[N, C]` the gradient (None without `weights`)."""
     teacher = None if batch.teacher is None else batch.teacher.detach()
     batch = batch._replace(student=batch.student.detach(), teacher=teacher)
     kind = losses.upcast_type(batch.student)
@@ -91,12 +106,14 @@ def blocked_pass(
             gradient.masked_fill_(~batch.keep.unsqueeze(1), 0.0)
     slopes = None if weights is None else slopes_of(mixture, weights, batch, kind)
     table = over_blocks(batch, mixture, slopes, gradient, readings)
-    values = row_values(table, mixture, batch.student.shape[1])
-    sums = values.sum(1)
-    if not math.isfinite(sum(sums.tolist())):
-        repair(values, gradient, batch, mixture, weights)
-        sums = values.sum(1)
-    return (sums / batch.divisor).to(kind).unbind(), gradient
+    values = row_values(table, mixture, own_temperature(batch, mixture), batch.student.shape[1])
+    sums = values.sum(1).tolist()
+    if not math.isfinite(sum(sums)):
+        repair(torch.from_numpy(values), gradient, batch, mixture, weights)
+        sums = values.sum(1).tolist()
+    hard, soft, *others = (total / batch.divisor for total in sums)
+    means = losses.weighted(hard, soft, mixture.kd_weight), hard, soft, *others
+    return tuple(torch.full((), mean, dtype=kind) for mean in means), gradient
 
 
 class Slopes(NamedTuple):
@@ -104,29 +121,32 @@ class Slopes(NamedTuple):
 
     soft: bool  # whether the parts of either loss are there at all
     hard: bool
-    of_student: Tensor  # [1], as the next three
+    of_student: Tensor  # 0-d, as the next two
     of_teacher: Tensor
     of_hard: Tensor
-    of_label: Tensor
+    of_label: float
     everywhere: float
 
 
 def slopes_of(mixture: Mixture, weights: Weights, batch: Batch, kind: torch.dtype) -> Slopes:
     hard, soft = (factor / batch.divisor for factor in Factors.of(mixture, weights, batch))
     label, everywhere = losses.smoothed_target(mixture.smoothing, batch.student.shape[1])
-    numbers = torch.tensor([[soft], [-soft], [hard], [-hard * label]], dtype=kind)
-    return Slopes(soft != 0, hard != 0, *numbers.unbind(), -hard * everywhere)
+    of_student, of_teacher, of_hard = (torch.full((), number, dtype=kind) for number in (soft, -soft, hard))
+    return Slopes(soft != 0, hard != 0, of_student, of_teacher, of_hard, -hard * label, -hard * everywhere)
 
 
 _kept = threading.local()
 
 
-def scratch(rows: int, classes: int, kind: torch.dtype) -> Tensor:
+def scratch(rows: int, classes: int, kind: torch.dtype) -> tuple[Tensor, ...]:
     """Three buffers `[rows, C]`, kept by each thread from call to call: new memory costs more than what is computed in it."""
-    known = getattr(_kept, "buffers", None)
-    if known is None or known.dtype != kind or known.numel() < 3 * rows * classes:
-        known = _kept.buffers = torch.empty(3 * rows * classes, dtype=kind)
-    return known[: 3 * rows * classes].view(3, rows, classes)
+    asked = rows, classes, kind
+    if getattr(_kept, "asked", None) != asked:
+        known, size = getattr(_kept, "memory", None), 3 * rows * classes
+        if known is None or known.dtype != kind or known.numel() < size:
+            known = _kept.memory = torch.empty(size, dtype=kind)
+        _kept.buffers, _kept.asked = known[:size].view(3, rows, classes).unbind(), asked
+    return _kept.buffers  # type: ignore[no-any-return]
 
 
 def blocks(keep: Tensor | None, count: int, rows: int) -> Iterator[slice | Tensor]:
@@ -151,18 +171,20 @@ def over_blocks(
     names: list[str] = []
     numbers = []
     for which in blocks(batch.keep, count, rows):
-        block = batch if which is EVERY else batch.rows(which)
-        own = buffers[:, : block.student.shape[0]]
-        placed = direct and isinstance(which, slice)
-        out = gradient[which] if placed and gradient is not None else own[2]
-        seen = one_block(block, mixture, slopes, out, own, readings)
+        block, own, out = batch, buffers, gradient
+        if which is not EVERY:
+            block = batch.rows(which)
+            own = tuple(part[: block.student.shape[0]] for part in buffers)
+            out = gradient[which] if direct and gradient is not None and isinstance(which, slice) else None
+        elif not direct:
+            out = None
+        seen = one_block(block, mixture, slopes, own[2] if out is None else out, own, readings)
         names = list(seen)
         numbers.append(torch.cat(list(seen.values()), 1))
-        if gradient is not None and not placed:
-            gradient[which] = out.to(gradient.dtype)
-    if not numbers:
-        return {}
-    return dict(zip(names, (numbers[0] if len(numbers) == 1 else torch.cat(numbers)).double().unbind(1)))
+        if gradient is not None and out is None:
+            gradient[which] = own[2].to(gradient.dtype)
+    found = np.concatenate([part.numpy() for part in numbers], dtype=np.float64) if numbers else np.zeros((0, 0))
+    return dict(zip(names, found.T))
 
 
 class Exps(NamedTuple):
@@ -189,43 +211,49 @@ def exponents(z: Tensor, temperature: float, out: Tensor) -> Tensor:
     return torch.add(z.amax(1, keepdim=True).mul_(-factor), z, alpha=factor, out=out)
 
 
+def own_temperature(batch: Batch, mixture: Mixture) -> float:
+    """At which the student's exponents are read for the hard loss: at 1 and 2 those of the soft loss tell them."""
+    shared = batch.teacher is not None and mixture.student_temperature in (1, 2)
+    return mixture.student_temperature if shared else 1.0
+
+
 def one_block(
-    block: Batch, mixture: Mixture, slopes: Slopes | None, out: Tensor, buffers: Tensor, readings: bool
+    block: Batch, mixture: Mixture, slopes: Slopes | None, out: Tensor, buffers: tuple[Tensor, ...], readings: bool
 ) -> Table:
     """The numbers of a block's rows; `out` `[b, C]` becomes the gradient of what `slopes` say."""
     x = losses.upcast(block.student)
     labels = None if block.labels is None else block.labels.unsqueeze(1)
+    own = own_temperature(block, mixture)
     seen: Table = {}
     student = teacher = kept = hard = None
-    shared = block.teacher is not None and mixture.student_temperature in (1, 2)  # one set of exponents for both losses
     if block.teacher is not None:
         t = losses.upcast(block.teacher)
         exponents(x, mixture.student_temperature, out)
         teacher, kept = teacher_part(out, t, mixture, buffers, seen, readings)
-        if labels is not None and shared:
-            read_hard(out, labels, mixture.student_temperature, mixture, seen)
+        if labels is not None and own == mixture.student_temperature:
+            read_hard(out, labels, mixture, seen)
         student = Exps.of(out)
         seen["heated"] = student.total
         if readings:
             seen["agrees"] = torch.from_numpy(first_best(x) == first_best(t)).unsqueeze(1).to(x.dtype)
     if labels is not None:
-        if student is not None and shared:
-            hard = student if mixture.student_temperature == 1 else squares(student, buffers[0])
+        if student is not None and own == mixture.student_temperature:
+            hard = squares(student, buffers[0]) if own == 2 else student
         else:
-            own = exponents(x, 1.0, out if student is None else buffers[0])
-            read_hard(own, labels, 1.0, mixture, seen)
-            hard = Exps.of(own)
+            spare = exponents(x, own, out if student is None else buffers[0])
+            read_hard(spare, labels, mixture, seen)
+            hard = Exps.of(spare)
         seen["total"] = hard.total
     if slopes is not None:
         write_gradient(out, student, teacher, kept, hard, labels, slopes)
     return seen
 
 
-def read_hard(own: Tensor, labels: Tensor, temperature: float, mixture: Mixture, seen: Table) -> None:
-    """What the hard loss needs of the student's exponents, which are at this temperature."""
-    seen["gold"] = own.gather(1, labels).mul_(temperature)
+def read_hard(own: Tensor, labels: Tensor, mixture: Mixture, seen: Table) -> None:
+    """What the hard loss needs of the student's exponents."""
+    seen["gold"] = own.gather(1, labels)
     if mixture.smoothing:
-        seen["logits"] = own.sum(1, keepdim=True).mul_(temperature)
+        seen["logits"] = own.sum(1, keepdim=True)
 
 
 def squares(heated: Exps, out: Tensor) -> Exps:
@@ -235,10 +263,10 @@ def squares(heated: Exps, out: Tensor) -> Exps:
 
 
 def teacher_part(
-    own: Tensor, t: Tensor, mixture: Mixture, buffers: Tensor, seen: Table, readings: bool
+    own: Tensor, t: Tensor, mixture: Mixture, buffers: tuple[Tensor, ...], seen: Table, readings: bool
 ) -> tuple[Exps, Tensor | None]:
     """The teacher's exponentials and its classes (None: all); what they come to beside the student's exponents is noted in `seen`."""
-    kept, (spare, out) = None, buffers[:2]
+    kept, spare, out = None, buffers[0], buffers[1]
     if mixture.top_k is not None:
         t, kept = t.topk(min(mixture.top_k, t.shape[1]), dim=1)
         own, spare, out = own.gather(1, kept), torch.empty_like(t), torch.empty_like(t)
@@ -282,22 +310,24 @@ def write_gradient(
     if labels is not None and own:
         if slopes.everywhere:
             out.add_(slopes.everywhere)
-        out.scatter_add_(1, labels, slopes.of_label.expand(labels.shape))
+        out.scatter_(1, labels, slopes.of_label, reduce="add")
 
 
-def row_values(s: Table, mixture: Mixture, classes: int) -> Tensor:
-    """`[4, items]` in float64: hard and soft loss, entropy and agreement of each row; 0 where not measured."""
-    hard = soft = entropy = agrees = zero = torch.zeros_like(next(iter(s.values()))) if s else torch.zeros(0)
-    if "gold" in s:
-        log_total = s["total"].log2()
-        mean = s["logits"] / classes - log_total if mixture.smoothing else zero
-        hard = losses.smoothed(log_total - s["gold"], mean, mixture.smoothing) / LOG2E
-    if "apart" in s:
-        teacher = s["taught"].log2()
-        soft = mixture.soft_factor * (s["apart"] / s["taught"] - teacher + s["heated"].log2()) / LOG2E
-        if "energy" in s:
-            entropy, agrees = (teacher - s["energy"] / s["taught"]) / LOG2E, s["agrees"]
-    return torch.stack([hard, soft, entropy, agrees])
+def row_values(s: Table, mixture: Mixture, own: float, classes: int) -> Any:
+    """`[4, items]` in float64, numpy's: hard and soft loss, entropy and agreement of each row; 0 where not measured."""
+    values = np.zeros((4, len(next(iter(s.values()))) if s else 0))
+    with np.errstate(all="ignore"):  # rows that are not finite are seen by their sum
+        if "gold" in s:
+            log_total = np.log2(s["total"])
+            mean = s["logits"] * (own / classes) - log_total if mixture.smoothing else 0.0
+            values[0] = losses.smoothed(log_total - own * s["gold"], mean, mixture.smoothing) / LOG2E
+        if "apart" in s:
+            teacher = np.log2(s["taught"])
+            apart = s["apart"] / s["taught"]
+            values[1] = (apart - teacher + np.log2(s["heated"])) * (mixture.soft_factor / LOG2E)
+            if "energy" in s:
+                values[2], values[3] = (teacher - s["energy"] / s["taught"]) / LOG2E, s["agrees"]
+    return values
 
 
 def repair(values: Tensor, gradient: Tensor | None, batch: Batch, mixture: Mixture, weights: Weights | None) -> None:
