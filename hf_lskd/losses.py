@@ -220,7 +220,7 @@ def plain_terms(
 
 
 def weighted(hard: Any, soft: Any, kd_weight: float) -> Any:
-    """The mixture of two tensors or two numbers; a term of weight 0 stays out of it, so that its infinity cannot make the total NaN."""
+    """The mixture of two tensors or numbers; a term of weight 0 stays out, so that its infinity cannot make the total NaN."""
     if kd_weight == 0:
         return hard
     if kd_weight == 1:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hf_lskd import losses
 from hf_lskd.losses import Asked, LossTerms, Mixture, Readings
 from hf_lskd.losses_rows import Batch, Weights, blocked_pass, opened, plain
 

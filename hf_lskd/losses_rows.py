@@ -32,10 +32,10 @@ LOG2E = 1 / math.log(2)
 EVERY = slice(None)
 
 
-# What rows came to, by name: `[b, 1]` of a block, `[items]` of all, numpy's in float64. Sums of exponentials: `total` of the student's at temperature 1, `heated` at its own in
-# the soft loss, `taught` of the teacher's. Of the student's exponents, at `own_temperature`: `gold` of the label, `logits` the sum of
-# all. `agrees`: 0 or 1.
-# With the teacher's exponentials as weights, `apart`: Σ (teacher's exponent − student's), `energy`: Σ teacher's exponent.
+# What rows came to, by name: `[b, 1]` of a block, `[items]` of all, numpy's in float64. Sums of exponentials: `total` of the
+# student's at temperature 1, `heated` at its own in the soft loss, `taught` of the teacher's. Of the student's exponents, at
+# `own_temperature`: `gold` of the label, `logits` the sum of all. With the teacher's exponentials as weights, `apart`:
+# Σ (teacher's exponent − student's), `energy`: Σ teacher's exponent. `agrees`: 0 or 1.
 Table = dict[str, Any]
 
 
@@ -143,16 +143,19 @@ def scratch(rows: int, classes: int, kind: torch.dtype) -> tuple[Tensor, ...]:
     asked = rows, classes, kind
     if getattr(_kept, "asked", None) != asked:
         known, size = getattr(_kept, "memory", None), 3 * rows * classes
-        if known is None or known.dtype != kind or known.numel() < size:
-            known = _kept.memory = torch.empty(size, dtype=kind)
-        _kept.buffers, _kept.asked = known[:size].view(3, rows, classes).unbind(), asked
-    return _kept.buffers  # type: ignore[no-any-return]
+        with torch.inference_mode(False):  # else a call in that mode would leave buffers that no other may write to
+            if known is None or known.dtype != kind or known.numel() < size:
+                known = _kept.memory = torch.empty(size, dtype=kind)
+            _kept.buffers, _kept.asked = known[:size].view(3, rows, classes).unbind(), asked
+    return _kept.buffers
 
 
 def blocks(keep: Tensor | None, count: int, rows: int) -> Iterator[slice | Tensor]:
     """Which rows make a block: a slice where they stand side by side, else their indices."""
     if keep is None:
-        yield from [EVERY] if rows == count else (slice(start, min(start + rows, count)) for start in range(0, count, rows))
+        yield from (
+            [EVERY] if rows == count else (slice(start, min(start + rows, count)) for start in range(0, count, rows))
+        )
         return
     for indices in keep.nonzero().squeeze(1).split(rows) if bool(keep.any()) else ():
         first, last = int(indices[0]), int(indices[-1])
