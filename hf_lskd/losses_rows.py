@@ -15,7 +15,7 @@ same bits on the same number of threads.
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -113,7 +113,13 @@ def blocked_pass(
         sums = values.sum(1).tolist()
     hard, soft, *others = (total / batch.divisor for total in sums)
     means = losses.weighted(hard, soft, mixture.kd_weight), hard, soft, *others
-    return tuple(torch.full((), mean, dtype=kind) for mean in means), gradient
+    return tuple(torch.full((), number, dtype=kind) for number in rounded(means, kind)), gradient
+
+
+def rounded(numbers: Iterable[float], kind: torch.dtype) -> list[float]:
+    """Infinities for numbers that leave this kind's range: torch refuses them."""
+    largest = torch.finfo(kind).max
+    return [math.copysign(math.inf, number) if abs(number) > largest else number for number in numbers]
 
 
 class Slopes(NamedTuple):
@@ -131,8 +137,9 @@ class Slopes(NamedTuple):
 def slopes_of(mixture: Mixture, weights: Weights, batch: Batch, kind: torch.dtype) -> Slopes:
     hard, soft = (factor / batch.divisor for factor in Factors.of(mixture, weights, batch))
     label, everywhere = losses.smoothed_target(mixture.smoothing, batch.student.shape[1])
-    of_student, of_teacher, of_hard = (torch.full((), number, dtype=kind) for number in (soft, -soft, hard))
-    return Slopes(soft != 0, hard != 0, of_student, of_teacher, of_hard, -hard * label, -hard * everywhere)
+    *numbers, of_label, everywhere = rounded((soft, -soft, hard, -hard * label, -hard * everywhere), kind)
+    of_student, of_teacher, of_hard = (torch.full((), number, dtype=kind) for number in numbers)
+    return Slopes(soft != 0, hard != 0, of_student, of_teacher, of_hard, of_label, everywhere)
 
 
 _kept = threading.local()

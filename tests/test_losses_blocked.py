@@ -158,6 +158,16 @@ def test_a_model_that_diverged_has_a_nan_as_its_loss_in_both() -> None:
     assert torch.equal(ours[2].isnan(), plain[2].isnan())
 
 
+def test_a_loss_beyond_the_range_of_its_type_is_infinite_in_both() -> None:
+    student, teacher, labels = draw(dtype=torch.float32)
+    for loss_scale in (1e39, 1e45):
+        ours, plain = both(student, teacher, labels, temperature=2.0, kd_weight=0.5, loss_scale=loss_scale)
+        for one, other in zip(ours[0], plain[0]):
+            torch.testing.assert_close(one, other)
+        assert ours[0].total.isinf()
+    assert not ours[2].isfinite().any()
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_gradients_and_their_derivatives_by_finite_differences(options: dict) -> None:
     student, teacher, labels = draw(5, 6)
