@@ -237,7 +237,7 @@ def one_block(
     seen: Table = {}
     student = teacher = kept = hard = None
     if block.teacher is not None:
-        t = losses.upcast(block.teacher)
+        t = block.teacher.to(x.dtype)
         exponents(x, mixture.student_temperature, out)
         teacher, kept = teacher_part(out, t, mixture, buffers, seen, readings)
         if labels is not None and own == mixture.student_temperature:

@@ -11,7 +11,7 @@ from hf_lskd import distillation_kl, distillation_loss, label_smoothed_cross_ent
 from hf_lskd.losses import Mixture, distillation_terms, plain_terms
 from hf_lskd.losses_blocked import applies
 from hf_lskd.losses_rows import MOST_ROWS
-from tests.loss_cases import Made, check_each_term_alone_a_factor_and_a_second_backward, far_apart
+from tests.loss_cases import Made, check_each_term_alone_a_factor_and_a_second_backward, far_apart, gradient_of
 
 N, C = 2 * MOST_ROWS + 7, 11  # three blocks
 OPTIONS: list[dict[str, Any]] = [
@@ -156,6 +156,22 @@ def test_a_model_that_diverged_has_a_nan_as_its_loss_in_both() -> None:
     assert ours[0].total.isnan()
     assert plain[0].total.isnan()
     assert torch.equal(ours[2].isnan(), plain[2].isnan())
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_a_teacher_of_another_type_is_taken_in_the_students(top_k: int | None) -> None:
+    exact, targets, labels = draw()
+    plain = plain_terms(exact, targets, labels, Mixture(2.0, 0.5, top_k=top_k))[0].total
+    for student_type, teacher_type in itertools.permutations((torch.float64, torch.float32), 2):
+        student = exact.detach().to(student_type).requires_grad_(True)
+        loss = distillation_loss(
+            student, targets.to(teacher_type), labels, temperature=2.0, kd_weight=0.5, top_k=top_k
+        ).total
+        assert loss.dtype == student_type
+        assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
+        torch.testing.assert_close(
+            torch.autograd.grad(loss, student)[0].double(), gradient_of(plain, exact), rtol=1e-4, atol=1e-8
+        )
 
 
 def test_a_loss_beyond_the_range_of_its_type_is_infinite_in_both() -> None:
