@@ -11,7 +11,7 @@ what stands in a masked row (padding, infinities) never reaches the loss or its 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,19 @@ class Mixture(NamedTuple):
         check_top_k(self.top_k)
 
 
+class Asked(NamedTuple):
+    """A loss that is asked for. `hard` False: labels only say which rows are masked. `readings`: whether `Readings` are wanted."""
+
+    student_logits: Tensor
+    teacher_logits: Tensor | None
+    labels: Tensor | None
+    mixture: Mixture
+    num_items: Tensor | float | None
+    ignore_index: int
+    hard: bool = True
+    readings: bool = False
+
+
 class Readings(NamedTuple):
     """What a batch says of its targets at no further pass: sums over items divided by `num_items`, as the losses are.
 
@@ -85,7 +98,7 @@ def label_smoothed_cross_entropy(
     Raises InputError for α outside [0, 1) and for shapes that do not fit.
     """
     mixture = Mixture(kd_weight=0.0, smoothing=smoothing)
-    return terms_of(logits, None, labels, mixture, num_items, ignore_index)[0].hard
+    return terms_of(Asked(logits, None, labels, mixture, num_items, ignore_index))[0].hard
 
 
 def distillation_kl(
@@ -109,7 +122,8 @@ def distillation_kl(
     Raises InputError for T that is not finite and positive, `top_k` < 1, and shapes that do not fit.
     """
     mixture = Mixture(temperature, 1.0, 0.0, scale_student, top_k, loss_scale)
-    return terms_of(student_logits, teacher_logits, labels, mixture, num_items, ignore_index, hard=False)[0].total
+    asked = Asked(student_logits, teacher_logits, labels, mixture, num_items, ignore_index, hard=False)
+    return terms_of(asked)[0].total
 
 
 def distillation_loss(
@@ -134,7 +148,7 @@ def distillation_loss(
     Raises InputError as its two parts do, and for `kd_weight` outside [0, 1].
     """
     mixture = Mixture(temperature, kd_weight, smoothing, scale_student, top_k, loss_scale)
-    return terms_of(student_logits, teacher_logits, labels, mixture, num_items, ignore_index)[0]
+    return terms_of(Asked(student_logits, teacher_logits, labels, mixture, num_items, ignore_index))[0]
 
 
 def distillation_terms(
@@ -153,38 +167,28 @@ def distillation_terms(
 ) -> tuple[LossTerms, Readings | None]:
     """`distillation_loss`, and what else the same pass tells of the batch (None without a teacher)."""
     mixture = Mixture(temperature, kd_weight, smoothing, scale_student, top_k, loss_scale)
-    return terms_of(student_logits, teacher_logits, labels, mixture, num_items, ignore_index, readings=True)
+    return terms_of(Asked(student_logits, teacher_logits, labels, mixture, num_items, ignore_index, readings=True))
 
 
-def terms_of(
-    student_logits: Tensor,
-    teacher_logits: Tensor | None,
-    labels: Tensor | None,
-    mixture: Mixture,
-    num_items: Tensor | float | None,
-    ignore_index: int,
-    *,
-    hard: bool = True,
-    readings: bool = False,
-) -> tuple[LossTerms, Readings | None]:
-    """`plain_terms` after checks, in one pass where that can be done. `hard` False: labels only say which rows are masked."""
+def terms_of(asked: Asked) -> tuple[LossTerms, Readings | None]:
+    """`plain_terms` after checks, in one pass where that can be done."""
     from hf_lskd import losses_blocked, losses_triton
 
+    student, teacher, labels, mixture = asked[:4]
     mixture.check()
-    if teacher_logits is None:
-        mixture = mixture._replace(kd_weight=0.0)
+    if teacher is None:
+        asked = asked._replace(mixture=mixture._replace(kd_weight=0.0))
     else:
-        check_same_shape(student_logits, teacher_logits)
+        check_same_shape(student, teacher)
     if labels is not None:
-        check_labels(student_logits, labels)
-    arguments = student_logits, teacher_logits, labels, mixture, num_items, ignore_index
-    if losses_triton.applies(student_logits, teacher_logits, labels, mixture):
-        found = losses_triton.kernel_terms(*arguments, hard=hard, readings=readings)
+        check_labels(student, labels)
+    if losses_triton.applies(student, teacher, labels, asked.mixture):
+        found = losses_triton.kernel_terms(asked)
         if found is not None:
             return found
-    if losses_blocked.applies(student_logits, teacher_logits, labels):
-        return losses_blocked.blocked_terms(*arguments, hard=hard, readings=readings)
-    return plain_terms(*arguments)
+    if losses_blocked.applies(student, teacher, labels):
+        return losses_blocked.blocked_terms(asked)
+    return plain_terms(*asked[:6])
 
 
 def plain_terms(
@@ -215,8 +219,8 @@ def plain_terms(
     return LossTerms(weighted(hard, soft, mixture.kd_weight), hard, soft), Readings(target_entropy, agreement)
 
 
-def weighted(hard: Tensor, soft: Tensor, kd_weight: float) -> Tensor:
-    """The mixture; a term of weight 0 stays out of it, so that its infinity cannot make the total NaN."""
+def weighted(hard: Any, soft: Any, kd_weight: float) -> Any:
+    """The mixture of two tensors or numbers; a term of weight 0 stays out, so that its infinity cannot make the total NaN."""
     if kd_weight == 0:
         return hard
     if kd_weight == 1:
@@ -259,8 +263,8 @@ def smoothed_nll(log_probs: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     return smoothed(nll, log_probs.mean(-1), smoothing)
 
 
-def smoothed(nll: Tensor, mean_log_prob: Tensor, smoothing: float) -> Tensor:
-    """−Σ_c y_LS(c)·log q(c) from −log q of the label and the mean of log q over the classes."""
+def smoothed(nll: Any, mean_log_prob: Any, smoothing: float) -> Any:
+    """−Σ_c y_LS(c)·log q(c) from −log q of the label and the mean of log q over the classes, tensors or numpy's."""
     return nll if smoothing == 0 else (1 - smoothing) * nll - smoothing * mean_log_prob
 
 
@@ -276,6 +280,10 @@ def log_probabilities(logits: Tensor) -> Tensor:
 def upcast(logits: Tensor) -> Tensor:
     """float32 for half-precision logits; float32 and float64 stay as they are."""
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+
+def upcast_type(logits: Tensor) -> torch.dtype:
+    return logits.dtype if logits.dtype in (torch.float32, torch.float64) else torch.float32
 
 
 def is_probabilities(logits: Tensor, labels: Tensor) -> bool:

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hf_lskd import losses
-from hf_lskd.losses import LossTerms, Mixture, Readings
-from hf_lskd.losses_rows import Batch, Weights, blocked_pass, plain
+from hf_lskd.losses import Asked, LossTerms, Mixture, Readings
+from hf_lskd.losses_rows import Batch, Weights, blocked_pass, opened, plain
 
 SMALL = 2**15  # numbers; of fewer torch's own cross-entropy is the faster one (128 x 141: 245 against 307 µs)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -54,29 +53,15 @@ def scaled_where_needed(gradient: Tensor, by: Tensor) -> Tensor:
 ON_CPU = Pass(blocked_pass, float, scaled_where_needed)
 
 
-def blocked_terms(
-    student_logits: Tensor,
-    teacher_logits: Tensor | None,
-    labels: Tensor | None,
-    mixture: Mixture,
-    num_items: Tensor | float | None,
-    ignore_index: int,
-    *,
-    hard: bool,
-    readings: bool,
-) -> tuple[LossTerms, Readings | None]:
+def blocked_terms(asked: Asked) -> tuple[LossTerms, Readings | None]:
     """What `losses.plain_terms` gives; without `hard` and `readings` these are zeros, and cost nothing."""
-    student, teacher = (None if z is None else z.reshape(-1, z.shape[-1]) for z in (student_logits, teacher_logits))
-    assert student is not None
-    keep = None
-    if labels is not None:
-        labels = labels.reshape(-1)
-        keep = labels.ne(ignore_index)
-        keep = None if bool(keep.all()) else keep
-    if num_items is None:
-        num_items = float(len(student) if keep is None else keep.sum())
-    batch = Batch(student, teacher, labels if hard else None, keep, max(float(num_items), 1.0))
-    return terms_by(ON_CPU, batch, mixture, readings)
+    batch = opened(asked)
+    keep, items = batch.keep, batch.divisor
+    if keep is not None and bool(keep.all()):
+        keep = None
+    if items is None:
+        items = batch.student.shape[0] if keep is None else keep.sum()
+    return terms_by(ON_CPU, batch._replace(keep=keep, divisor=max(float(items), 1.0)), asked.mixture, asked.readings)
 
 
 def terms_by(how: Pass, batch: Batch, mixture: Mixture, readings: bool) -> tuple[LossTerms, Readings | None]:
@@ -101,19 +86,18 @@ class BlockedLoss(torch.autograd.Function):
         weights = Weights(1 - mixture.kd_weight, mixture.kd_weight)
         wanted = ctx.needs_input_grad[0]
         ahead = wanted and student.dtype != torch.float16
-        (hard, soft, *others), gradient = how.run(batch, mixture, weights if ahead else None, readings)
+        (total, hard, soft, *others), gradient = how.run(batch, mixture, weights if ahead else None, readings)
         ctx.set_materialize_grads(False)
         if wanted:
             ctx.save_for_backward(student, batch.teacher)
-            ctx.batch, ctx.mixture = batch._replace(student=student[:0].detach(), teacher=None), mixture
+            ctx.rest, ctx.mixture = (batch.labels, batch.keep, batch.divisor), mixture
             ctx.gradient, ctx.how, ctx.readings = gradient, how, readings
         ctx.mark_non_differentiable(*others, *(term for term, weight in zip((hard, soft), weights) if weight == 0))
-        return losses.weighted(hard, soft, mixture.kd_weight).clone(), hard, soft, *others
+        return total, hard, soft, *others
 
     @staticmethod
     def backward(ctx: Any, total: Tensor | None, hard: Tensor | None, soft: Tensor | None, *_: None) -> Any:
-        student, teacher = ctx.saved_tensors
-        batch, mixture = ctx.batch._replace(student=student, teacher=teacher), ctx.mixture
+        batch, mixture = Batch(*ctx.saved_tensors, *ctx.rest), ctx.mixture
         if torch.is_grad_enabled():
             return plain_gradient(batch, mixture, (total, hard, soft)), None, None, None, None
         if hard is None and soft is None and total is not None and ctx.gradient is not None:

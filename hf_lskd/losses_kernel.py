@@ -3,7 +3,7 @@
 
 `losses_triton` launches these kernels, and says when. A program reads its row of both logits once where BLOCK holds all classes, else
 twice: online for the sums of exponentials, then for the gradient, which is all of `[N, C]` that is written. float32 inside. Sums are
-kept relative to the running maxima, so that small differences at a high T keep their digits.
+kept relative to the running maxima, so that small differences at a high T keep their digits, wherever a row of logits lies.
 
 What `losses.finite` does to log 0 is done here by class: with x = −inf a class has no gradient of the soft loss, and what the teacher
 gives to it (`lost`) is multiplied by the largest finite number. Everything else that is not finite makes its own row NaN, as in torch.
@@ -33,9 +33,9 @@ def load(row, columns, classes):
 
 
 @triton.jit
-def fold_student(x, columns, classes, top, total, heated, logits, cool, HARD: tl.constexpr, TAUGHT: tl.constexpr,
+def fold_student(x, start, columns, classes, top, total, heated, logits, cool, HARD: tl.constexpr, TAUGHT: tl.constexpr,
                  SAME: tl.constexpr, SMOOTH: tl.constexpr):  # fmt: skip
-    """One block more in the student's sums: of exponentials at temperature 1 and at its own, and of the logits."""
+    """One block more in the student's sums: of exponentials at temperature 1 and at its own, and of the logits, less the largest."""
     new = tl.maximum(top, tl.max(x, 0))
     fall, shifted = top - at(new), x - at(new)
     if HARD or SAME:
@@ -43,7 +43,7 @@ def fold_student(x, columns, classes, top, total, heated, logits, cool, HARD: tl
     if TAUGHT and not SAME:
         heated = heated * tl.exp(fall * cool) + tl.sum(tl.exp(shifted * cool), 0)
     if SMOOTH:
-        logits += tl.sum(tl.where(columns < classes, x, 0.0), 0)
+        logits += (at(top) - at(new)) * start + tl.sum(tl.where(columns < classes, shifted, 0.0), 0)
     return new, total, heated, logits
 
 
@@ -126,7 +126,7 @@ def rows_kernel(
             x = load(x_row, columns, classes)
             old_x = top_x
             top_x, total, heated, logits = fold_student(
-                x, columns, classes, top_x, total, heated, logits, cool_x, HARD, TAUGHT, SAME, SMOOTH
+                x, start, columns, classes, top_x, total, heated, logits, cool_x, HARD, TAUGHT, SAME, SMOOTH
             )
             if TAUGHT:
                 t = load(t_row, columns, classes)
@@ -146,7 +146,7 @@ def rows_kernel(
             log_total = tl.log(total)
             hard = at(top_x) - gold + log_total
             if SMOOTH:
-                hard = (1 - smoothing) * hard - smoothing * (logits / classes - at(top_x) - log_total)
+                hard = (1 - smoothing) * hard - smoothing * (logits / classes - log_total)
             hard_by = tl.where(known, hard_slope, float("nan"))  # a label that is no class: loud, not read past the row
         if TAUGHT:
             mass = kept + lost

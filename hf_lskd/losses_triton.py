@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from hf_lskd import losses
-from hf_lskd.losses import LossTerms, Mixture, Readings
+from hf_lskd.losses import Asked, LossTerms, Mixture, Readings
 from hf_lskd.losses_blocked import Pass, ordinary, terms_by
-from hf_lskd.losses_rows import Batch, Factors, Weights, plain
+from hf_lskd.losses_rows import Batch, Factors, Weights, opened, plain
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ def applies(student: Tensor, teacher: Tensor | None, labels: Tensor | None, mixt
     switch = os.environ.get(SWITCH, "")
     kind = "cpu" if switch == "interpret" else "cuda"
     return (
-        all(part.device.type == kind and part.device == student.device for part in parts)
+        student.device.type == kind  # most calls of a machine without a GPU end here
+        and all(part.device.type == kind and part.device == student.device for part in parts)
         and mixture.top_k is None
         and all(part.dtype in DTYPES for part in (student, teacher) if part is not None)
         and student.numel() > 0
@@ -58,26 +59,12 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def kernel_terms(
-    student_logits: Tensor,
-    teacher_logits: Tensor | None,
-    labels: Tensor | None,
-    mixture: Mixture,
-    num_items: Tensor | float | None,
-    ignore_index: int,
-    *,
-    hard: bool,
-    readings: bool,
-) -> tuple[LossTerms, Readings | None] | None:
+def kernel_terms(asked: Asked) -> tuple[LossTerms, Readings | None] | None:
     """What `losses.plain_terms` gives; without `hard` and `readings` these are zeros. None where the kernel is not to be trusted."""
-    student, teacher = (None if z is None else z.reshape(-1, z.shape[-1]) for z in (student_logits, teacher_logits))
-    assert student is not None
-    keep = None
-    if labels is not None:
-        labels = labels.reshape(-1).contiguous()  # a kernel finds the label of row i at place i
-        keep = labels.ne(ignore_index)
-    batch = Batch(student, teacher, labels if hard else None, keep, items_of(num_items, keep, student))
-    readings = readings and teacher is not None
+    batch, mixture = opened(asked), asked.mixture
+    labels = None if batch.labels is None else batch.labels.contiguous()  # a kernel finds the label of row i at place i
+    batch = batch._replace(labels=labels, divisor=items_of(batch.divisor, batch.keep, batch.student))
+    readings = asked.readings and batch.teacher is not None
     kind = kind_of(batch, mixture, readings)
     if kind not in _trusted:
         if why := fault(batch, mixture, readings):
@@ -112,7 +99,7 @@ def kind_of(batch: Batch, mixture: Mixture, readings: bool) -> tuple[Any, ...]:
 def kernel_pass(
     batch: Batch, mixture: Mixture, weights: Weights | None, readings: bool
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Means over items of hard and soft loss, entropy and agreement, and `[N, C]` the gradient (None without `weights`)."""
+    """`(total, hard, soft, entropy, agreement)`, means over items, and `[N, C]` the gradient (None without `weights`)."""
     student = batch.student.detach()
     values = torch.empty(4, len(student), dtype=torch.float32, device=student.device)
     gradient = None
@@ -120,7 +107,8 @@ def kernel_pass(
         gradient = torch.empty_like(student, memory_format=torch.contiguous_format)
     with torch.cuda.device_of(student):
         launch(batch, mixture, weights, readings, values, gradient)
-    return (values.sum(1, dtype=torch.float64) / batch.divisor).float().unbind(), gradient
+    hard, soft, *others = (values.sum(1, dtype=torch.float64) / batch.divisor).float().unbind()
+    return (losses.weighted(hard, soft, mixture.kd_weight).clone(), hard, soft, *others), gradient
 
 
 def launch(

@@ -10,7 +10,7 @@ import torch
 
 from hf_lskd import distillation_kl, distillation_loss, label_smoothed_cross_entropy, losses_triton
 from hf_lskd.losses import Mixture, distillation_terms, plain_terms
-from tests.test_losses_blocked import Made
+from tests.loss_cases import Made, check_each_term_alone_a_factor_and_a_second_backward, far_apart, gradient_of
 
 OPTIONS: list[dict[str, Any]] = [{}, {"scale_student": False, "loss_scale": 7.5}, {"smoothing": 0.1}]
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of −inf − −inf in lanes that are not used
@@ -65,6 +65,16 @@ def test_at_a_high_temperature_the_kernel_is_near_the_exact_value() -> None:
     """log C is 4,096 times what is left when the two sides are subtracted."""
     student, teacher, labels = draw(40, 1000)
     check(*both(student, teacher, labels, temperature=64.0), 3e-5, 1e-5)
+
+
+@pytest.mark.parametrize("blocks", ["one block", "many"])
+def test_logits_that_lie_far_apart_cost_a_value_no_digits(blocks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if blocks == "many":
+        monkeypatch.setattr(losses_triton, "ONE_BLOCK", 256)
+        monkeypatch.setattr(losses_triton, "BLOCK", 256)
+    for offset, temperature in itertools.product((0.0, 1e2, -1e3, 1e4, -1e5), (1.0, 4.0, 64.0)):
+        ours, plain = both(*far_apart(offset, 5, 1000), temperature=temperature, kd_weight=0.5, smoothing=0.1)
+        torch.testing.assert_close(ours[0].double(), plain[0], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -164,21 +174,8 @@ def test_each_term_alone_a_factor_a_second_backward_and_a_derivative_of_the_grad
     plain = plain_terms(student, teacher, labels, Mixture(**options))[0]
     near: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-7} if dtype == torch.float32 else {"rtol": 0.01, "atol": 1e-4}
 
-    def gradient(terms: Any, loss: Any, **more: Any) -> torch.Tensor:
-        return torch.autograd.grad(loss(terms), student, retain_graph=True, **more)[0]
-
-    first = gradient(ours, lambda terms: terms.total)
-    kept = first.clone()
-    for loss in (
-        lambda t: t.total,
-        lambda t: 3 * t.total,
-        lambda t: t.hard,
-        lambda t: t.soft,
-        lambda t: t.total - 2 * t.soft,
-    ):
-        torch.testing.assert_close(gradient(ours, loss), gradient(plain, loss), **near)
-    assert torch.equal(first, kept)  # what was given away is not written to again
-    derivatives = [torch.autograd.grad(gradient(terms, lambda t: t.total, create_graph=True).float().square().sum(), student)
+    check_each_term_alone_a_factor_and_a_second_backward(ours, plain, student, **near)
+    derivatives = [torch.autograd.grad(gradient_of(terms.total, student, create_graph=True).float().square().sum(), student)
                    for terms in (distillation_loss(student, teacher, labels, **options), plain)]  # fmt: skip
     torch.testing.assert_close(*derivatives, **near)
 

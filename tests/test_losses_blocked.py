@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_lskd import distillation_kl, distillation_loss, label_smoothed_cross_entropy, losses_blocked
 from hf_lskd.losses import Mixture, distillation_terms, plain_terms
 from hf_lskd.losses_blocked import applies
 from hf_lskd.losses_rows import MOST_ROWS
+from tests.loss_cases import Made, check_each_term_alone_a_factor_and_a_second_backward, far_apart, gradient_of
 
 N, C = 2 * MOST_ROWS + 7, 11  # three blocks
 OPTIONS: list[dict[str, Any]] = [
@@ -79,6 +79,29 @@ def test_at_a_high_temperature_the_blocked_value_is_nearer_to_the_exact_one_than
     assert abs(ours[0].soft.item() - exact.item()) <= abs(plain[0].soft.item() - exact.item()) + 1e-5
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e2, -1e3, 1e4, -1e5])
+def test_logits_that_lie_far_apart_cost_a_value_no_digits(offset: float) -> None:
+    """To 1e-6 of the value in float64; 1e-5 where the two sides are so near each other that float32 sums tell no more."""
+    cases = [
+        (30.0, 1.0, 1e-6),
+        (30.0, 4.0, 1e-6),
+        (30.0, 64.0, 1e-6),
+        (3.0, 1.0, 1e-6),
+        (3.0, 4.0, 1e-6),
+        (3.0, 64.0, 1e-5),
+    ]
+    for (scale, temperature, near), scale_student in itertools.product(cases, (True, False)):
+        student, teacher, labels = far_apart(offset, 300, 1000, scale)
+        assert applies(student, teacher, labels)
+        mixture = Mixture(temperature, 0.5, 0.1, scale_student)
+        terms, readings = distillation_terms(student, teacher, labels, num_items=None, **mixture._asdict())
+        exact, known = plain_terms(student.double(), teacher.double(), labels, mixture)
+        assert readings is not None
+        assert known is not None
+        for one, other in zip((*terms, readings.target_entropy), (*exact, known.target_entropy)):
+            assert one.item() == pytest.approx(other.item(), rel=near, abs=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_trap_15_half_precision_is_within_a_percent_of_the_exact_loss(dtype: torch.dtype) -> None:
     student, teacher, labels = draw(300, 1000, dtype=dtype)
@@ -135,6 +158,32 @@ def test_a_model_that_diverged_has_a_nan_as_its_loss_in_both() -> None:
     assert torch.equal(ours[2].isnan(), plain[2].isnan())
 
 
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_a_teacher_of_another_type_is_taken_in_the_students(top_k: int | None) -> None:
+    exact, targets, labels = draw()
+    plain = plain_terms(exact, targets, labels, Mixture(2.0, 0.5, top_k=top_k))[0].total
+    for student_type, teacher_type in itertools.permutations((torch.float64, torch.float32), 2):
+        student = exact.detach().to(student_type).requires_grad_(True)
+        loss = distillation_loss(
+            student, targets.to(teacher_type), labels, temperature=2.0, kd_weight=0.5, top_k=top_k
+        ).total
+        assert loss.dtype == student_type
+        assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
+        torch.testing.assert_close(
+            torch.autograd.grad(loss, student)[0].double(), gradient_of(plain, exact), rtol=1e-4, atol=1e-8
+        )
+
+
+def test_a_loss_beyond_the_range_of_its_type_is_infinite_in_both() -> None:
+    student, teacher, labels = draw(dtype=torch.float32)
+    for loss_scale in (1e39, 1e45):
+        ours, plain = both(student, teacher, labels, temperature=2.0, kd_weight=0.5, loss_scale=loss_scale)
+        for one, other in zip(ours[0], plain[0]):
+            torch.testing.assert_close(one, other)
+        assert ours[0].total.isinf()
+    assert not ours[2].isfinite().any()
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_gradients_and_their_derivatives_by_finite_differences(options: dict) -> None:
     student, teacher, labels = draw(5, 6)
@@ -153,21 +202,7 @@ def test_each_term_alone_a_factor_and_a_second_backward_have_the_right_gradient(
     options: dict[str, Any] = {"temperature": 2.0, "kd_weight": 0.4, "smoothing": 0.1}
     ours = distillation_loss(student, teacher, labels, **options)
     plain = plain_terms(student, teacher, labels, Mixture(**options))[0]
-
-    def gradient(terms: Any, loss: Any) -> torch.Tensor:
-        return torch.autograd.grad(loss(terms), student, retain_graph=True)[0]
-
-    first = gradient(ours, lambda terms: terms.total)
-    kept = first.clone()
-    for loss in (
-        lambda t: t.total,
-        lambda t: 3 * t.total,
-        lambda t: t.hard,
-        lambda t: t.soft,
-        lambda t: t.total - 2 * t.soft,
-    ):
-        torch.testing.assert_close(gradient(ours, loss), gradient(plain, loss))
-    assert torch.equal(first, kept)  # what was given away is not written to again
+    check_each_term_alone_a_factor_and_a_second_backward(ours, plain, student)
 
 
 def test_trap_15_what_a_float16_loss_is_scaled_by_meets_its_gradient_before_it_is_rounded() -> None:
@@ -222,21 +257,6 @@ def test_where_the_pass_does_not_apply_the_plain_composition_does() -> None:
     )
 
 
-class Made(TorchDispatchMode):
-    """How many tensors of at least `size` numbers come to be."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size, self.storages = size, set()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = function(*args, **(kwargs or {}))
-        for part in found if isinstance(found, list | tuple) else (found,):
-            if isinstance(part, torch.Tensor) and part.untyped_storage().nbytes() >= self.size * part.element_size():
-                self.storages.add(part.untyped_storage()._cdata)
-        return found
-
-
 def test_no_matrix_of_all_rows_but_the_gradient_is_made() -> None:
     student, teacher, labels = draw(4 * MOST_ROWS, 300, dtype=torch.float32)
     inputs = {part.untyped_storage()._cdata for part in (student, teacher)}
@@ -263,6 +283,25 @@ def test_the_same_logits_give_the_same_bits_wherever_they_lie_and_whatever_came_
     for shift in (0, 1, 3, 7):
         for one, other in zip(first, once(shift)):
             assert torch.equal(one, other)
+
+
+def test_a_call_in_inference_mode_leaves_nothing_behind_that_a_later_one_cannot_write_to() -> None:
+    student, teacher, labels = draw(200, 600)  # another test's buffers are smaller
+    with torch.inference_mode():
+        alone = distillation_loss(student, teacher, labels, kd_weight=0.5).total
+    loss = distillation_loss(student, teacher, labels, kd_weight=0.5).total
+    assert torch.equal(loss.detach(), alone)
+    loss.backward()
+
+
+def test_each_term_can_be_written_to() -> None:
+    """As a trainer does, which multiplies its loss in place."""
+    student, teacher, labels = draw()
+    for name in ("total", "hard", "soft"):
+        terms = [distillation_loss(student, teacher, labels, temperature=2.0, kd_weight=0.5) for _ in range(2)]
+        written, left = (getattr(found, name) for found in terms)
+        written *= 3
+        torch.testing.assert_close(torch.autograd.grad(written, student)[0], 3 * torch.autograd.grad(left, student)[0])
 
 
 def test_without_a_teacher_small_batches_take_the_plain_composition(monkeypatch: pytest.MonkeyPatch) -> None:
