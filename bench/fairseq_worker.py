@@ -1,7 +1,7 @@
 """fairseq's own trainer on batches that `bench.translation` left in a folder: `fairseq_worker.py FOLDER STEPS`.
 
-Runs in fairseq's environment. For each line on standard input it trains STEPS steps and prints the seconds a target token of all but
-the first, as the clock of the other trainers has it.
+Runs in fairseq's environment. For each line on standard input it trains STEPS steps (from the first batch again where there are no
+more) and prints the seconds a target token of all but the first, as the clock of the other trainers has it.
 """
 
 import itertools

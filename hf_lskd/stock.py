@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.training_args import OptimizerNames
+
+from hf_lskd.sharding import launched_with
 
 if TYPE_CHECKING:
 
@@ -24,6 +27,19 @@ class LeanSteps:
     """
 
     _parameters_of: tuple[int, int] | None = None  # identity of a model, number of its parameters
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, Any]:
+        """The stock optimizer; SGD in torch's fused form, one kernel a step in place of several a weight, where that can be.
+
+        transformers 5.23 reads no `fused` for SGD; drop this when it does.
+        """
+        kind, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if args.optim != OptimizerNames.SGD or args.fsdp or args.deepspeed or launched_with():
+            return kind, kwargs
+        if args.device.type not in ("cpu", "cuda") or gives_sparse_gradients(model):
+            return kind, kwargs
+        return kind, {**kwargs, "fused": True}
 
     def floating_point_ops(self: Any, inputs: Mapping[str, Any]) -> int:
         """The stock figure, 6 · inputs · parameters; the parameters are counted when the model is new, not at each step."""
@@ -56,6 +72,12 @@ class LeanSteps:
         if args.logging_strategy == "epoch":
             return self.accelerator.gradient_state.end_of_dataloader or step >= self.state.max_steps
         return step == 1 and args.logging_first_step
+
+
+def gives_sparse_gradients(model: nn.Module | None) -> bool:
+    """Whether an embedding of the model was made with `sparse=True`."""
+    embeddings = nn.Embedding | nn.EmbeddingBag
+    return model is not None and any(isinstance(part, embeddings) and part.sparse for part in model.modules())
 
 
 class SmoothingHidden:

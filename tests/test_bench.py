@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import __main__, gpu, tables
+from bench import __main__, tables
+from bench.gpu import __main__ as gpu
+from bench.gpu.sizes import TINY, Size
 from bench.measure import Result
 
 
@@ -90,7 +92,7 @@ def test_a_part_that_fails_leaves_the_others_alone(monkeypatch, capsys):
         raise ValueError("no such kernel")
 
     monkeypatch.setitem(gpu.PARTS, "loss", broken)
-    gpu.run_part("loss", gpu.Size("cpu", **gpu.TINY))
+    gpu.run_part("loss", Size("cpu", **TINY))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines == [{"part": "loss", "row": "before"}, {"part": "loss", "error": "ValueError: no such kernel"}]
 

@@ -66,3 +66,30 @@ def test_the_norm_is_taken_at_steps_that_are_logged_only(tmp_path: Path) -> None
 
     history, _ = logs(Counting, tmp_path, logging_strategy="steps", logging_steps=4)
     assert taken == [row["step"] for row in history] == [4, 8, 12]
+
+
+@pytest.mark.parametrize("options", ["momentum=0.9,nesterov=true", "momentum=0.9,dampening=0.1,weight_decay=0.01"])
+def test_fused_sgd_trains_as_the_stock_trainers_sgd(tmp_path: Path, options: str) -> None:
+    weights = []
+    for kind in (DistillationTrainer, Trainer):
+        arguments = TrainingArguments(
+            str(tmp_path), per_device_train_batch_size=4, max_steps=6, report_to="none", seed=1, save_strategy="no",
+            disable_tqdm=True, dataloader_pin_memory=False, optim="sgd", optim_args=options, learning_rate=0.05,
+        )  # fmt: skip
+        trainer = kind(tiny(seed=3), arguments, train_dataset=Rows())
+        trainer.train()
+        assert bool(trainer.optimizer.param_groups[0]["fused"]) == (kind is DistillationTrainer)
+        weights.append(dict(trainer.model.named_parameters()))
+    for name, ours in weights[0].items():
+        torch.testing.assert_close(ours, weights[1][name], rtol=1e-4, atol=1e-6)
+
+
+def test_sgd_is_not_fused_where_gradients_are_sparse_and_other_optimizers_are_the_stock_ones(tmp_path: Path) -> None:
+    arguments = TrainingArguments(str(tmp_path), optim="sgd", report_to="none", use_cpu=True)
+    for sparse in (False, True):
+        model = torch.nn.Sequential(torch.nn.Embedding(4, 2, sparse=sparse))
+        _, options = DistillationTrainer.get_optimizer_cls_and_kwargs(arguments, model)
+        assert ("fused" in options) == (not sparse)
+    arguments = TrainingArguments(str(tmp_path), optim="adamw_torch", report_to="none", use_cpu=True)
+    ours = DistillationTrainer.get_optimizer_cls_and_kwargs(arguments)
+    assert ours == Trainer.get_optimizer_cls_and_kwargs(arguments)

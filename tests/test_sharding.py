@@ -5,7 +5,6 @@ import torch
 
 from hf_lskd import DistillationTrainer, InputError
 from hf_lskd.sharding import check_sharding, check_teacher_whole, check_tied, is_sharded, launched_with, whole_model
-from hf_lskd.tasks.image_classification import fused_sgd
 from tests.conftest import Examples, Make, tiny
 from tests.tiny_seq2seq import tiny_seq2seq
 
@@ -28,7 +27,8 @@ def test_what_accelerate_launch_was_told_is_known(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert launched_with() == way
-    assert (fused_sgd(args) is None) == (way is not None)  # torch's fused SGD knows no tensors in parts
+    _, options = DistillationTrainer.get_optimizer_cls_and_kwargs(args)
+    assert ("fused" in options) == (way is None)  # torch's fused SGD knows no tensors in parts
 
 
 def test_trap_27_fsdp_that_came_up_as_something_else_is_refused_before_the_first_step(

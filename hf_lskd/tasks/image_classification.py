@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Subset
 from transformers import PrinterCallback
-from transformers.training_args import OptimizerNames
 
 from hf_lskd import models
 from hf_lskd.analysis.calibration import expected_calibration_error
@@ -22,7 +21,6 @@ from hf_lskd.data.images import ImageSource, load_images
 from hf_lskd.errors import InputError
 from hf_lskd.recipe import EtaSpec, ModelSpec, Recipe
 from hf_lskd.record import PREDICTIONS, STATISTICS, Cell
-from hf_lskd.sharding import launched_with
 from hf_lskd.tasks.task import READING, Features, Judged, Task, as_teacher_model, derived_seed, said
 from hf_lskd.teacher import Teacher, check_classes
 from hf_lskd.trainer import DistillationTrainer
@@ -153,7 +151,6 @@ class ImageClassification(Task):
         trainer = DistillationTrainer(
             model,
             args,
-            optimizer_cls_and_kwargs=fused_sgd(args),
             processing_class=self.processor(model, spec),
             train_dataset=self.dataset(
                 spec, "train", train=True, seed=self.data_seed(cell), versions=self.versions(cell)
@@ -227,17 +224,6 @@ class ImageClassification(Task):
             torch.cat([batch.labels for batch in batches]).cpu(),
             *classifier_weights(head),
         )
-
-
-def fused_sgd(args: DistillationArguments) -> tuple[Any, dict[str, Any]] | None:
-    """SGD as the arguments say it, in torch's fused form: one kernel a step in place of several a weight. None for others.
-
-    transformers 5.23 reads no `fused` for SGD; drop this when it does.
-    """
-    if args.optim != OptimizerNames.SGD or args.fsdp or args.deepspeed or launched_with():
-        return None
-    kind, kwargs = DistillationTrainer.get_optimizer_cls_and_kwargs(args)
-    return kind, {**kwargs, "fused": True}
 
 
 def classifier_weights(head: Any) -> tuple[Tensor, Tensor | None]:
