@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import hf_lskd
 from hf_lskd.cli import main
 from hf_lskd.study.summary import time_taken
 from hf_lskd.trainer import DistillationTrainer
@@ -73,6 +74,14 @@ def test_each_command_has_help_with_an_example(command: str, capsys: Capture) ->
         main([command, "--help"])
     assert stop.value.code == 0
     assert f"example:\n  hf-lskd {command} " in capsys.readouterr().out
+
+
+def test_python_m_is_the_command_line() -> None:
+    found = python("-m", "hf_lskd", "--version")
+    assert (found.returncode, found.stdout) == (0, f"hf-lskd {hf_lskd.__version__}\n")
+    found = python("-m", "hf_lskd", "stduy")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith("hf-lskd: argument COMMAND: 'stduy'.")
 
 
 # ---- Mistakes in the words of a command
