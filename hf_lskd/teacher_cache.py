@@ -29,7 +29,7 @@ from hf_lskd.losses import IGNORE_INDEX
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2  # 1: under bf16 and fp16 the teacher had computed in float32
 META = "meta.json"
 IMAGES, SOURCE, MASK, LABELS, DECODER_IDS = "pixel_values", "input_ids", "attention_mask", "labels", "decoder_input_ids"
 BLOCK = 2**20  # bytes that are read at once for a checksum
