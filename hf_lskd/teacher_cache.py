@@ -193,7 +193,10 @@ class Writer:
         self.whole = kept == classes
         size = items * (4 * kept + (0 if self.whole else 4 * kept + 4))
         free = shutil.disk_usage(folder).free
-        logger.info("Teacher cache: %d items of %d of %d classes, %.1f MiB.", items, kept, classes, size / 2**20)
+        asked = f" ({top_k} were asked for)" if top_k is not None and top_k > classes else ""
+        logger.info(
+            "Teacher cache: %d items of %d of %d classes%s, %.1f MiB.", items, kept, classes, asked, size / 2**20
+        )
         if size > free:
             raise InputError(
                 f"a teacher cache of {size / 2**30:.1f} GiB with {free / 2**30:.1f} GiB free",

@@ -30,7 +30,7 @@ from tests.conftest import VIT, assert_same_weights, tiny, weights
 from tests.resume_run import make_trainer
 from tests.test_lockstep import assert_same_studies
 from tests.test_translation import recipe_of, text  # noqa: F401  # a fixture
-from tests.tiny_study import values
+from tests.tiny_study import finished_study, values, write_images
 
 MADE = {"teacher": "t", "data": "d"}
 CLASSES = 6
@@ -285,3 +285,16 @@ def test_the_size_is_said_before_and_a_full_disk_is_an_error(
     with pytest.raises(InputError, match="room on the disk"):
         kept(tmp_path / "small", pictures(8))
     assert json.loads((kept(tmp_path, pictures(8)).folder / META).read_text())["classes"] == CLASSES
+
+
+def test_a_study_says_the_size_once_and_that_fewer_classes_are_there_than_were_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    page = values(write_images(tmp_path / "images"))
+    page |= {"eta": None, "projection": None, "switches": {"teacher_cache": 64}}
+    page["grid"] |= {"label_smoothing": [0.1]}
+    finished_study(page, tmp_path)
+    said = [line for line in capsys.readouterr().err.splitlines() if "cache" in line]
+    assert said == ["hf-lskd: Teacher cache: 96 items of 6 of 6 classes (64 were asked for), 0.0 MiB."]
+    (folder,) = (tmp_path / "run" / "cells" / "teacher-a0.1-s0" / "teacher_cache").iterdir()
+    assert not (folder / "indices.npy").exists()  # whole
