@@ -306,6 +306,9 @@ def test_a_licence_that_is_on_no_list_goes_with_its_name_and_text(said: dict[str
     ("given", "message"),
     [
         (("MIT", None, None), "--license MIT.*Did you mean 'mit'"),
+        (("", None, None), "--license ''. Allowed: an identifier of"),
+        (("other", "", None), "--license-name ''. Allowed: a short name"),
+        (("other", "mine", ""), "--license-link ''. Allowed: an address"),
         (("gpl3", None, None), "Did you mean .*'gpl-3.0'"),
         (("other", None, None), "--license other without --license-name"),
         (("other", "My Licence", None), "--license-name My Licence"),

@@ -10,6 +10,7 @@ LIST = json.loads(Path(__file__).with_name("licenses.json").read_text(encoding="
 IDENTIFIERS = frozenset(LIST["identifiers"])
 PAGE = "https://hf.co/docs/hub/repositories-licenses"
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+EMPTY = "''"  # as a shell writes it
 LICENSE = "LICENSE"  # the licence's text in a repository
 
 
@@ -22,7 +23,7 @@ def licence(identifier: str | None, name: str | None, link: str | None) -> dict[
     if identifier is not None and identifier not in IDENTIFIERS:
         known = nearest(identifier.lower().replace(" ", "-"), sorted(IDENTIFIERS))
         what = f"an identifier of {PAGE} (as of {LIST['date']}), or other with --license-name"
-        raise InputError(f"--license {identifier}", what, known)
+        raise InputError(f"--license {identifier or EMPTY}", what, known)
     if identifier != "other":
         for option, value in (("--license-name", name), ("--license-link", link)):
             if value is not None:
@@ -32,12 +33,12 @@ def licence(identifier: str | None, name: str | None, link: str | None) -> dict[
                 raise InputError(received, f"{option} with --license other")
         return {} if identifier is None else {"license": identifier}
     if name is None or not NAME.fullmatch(name) or name in IDENTIFIERS:
-        received = "--license other without --license-name" if name is None else f"--license-name {name}"
+        received = "--license other without --license-name" if name is None else f"--license-name {name or EMPTY}"
         raise InputError(received, "a short name in lower case without spaces, such as my-license-1.0")
     if link is None:
         return {"license": identifier, "license_name": name}
     if not link.startswith(("https://", "http://")) and not Path(link).is_file():
-        raise InputError(f"--license-link {link}", "an address, or the file of the licence's text")
+        raise InputError(f"--license-link {link or EMPTY}", "an address, or the file of the licence's text")
     return {"license": identifier, "license_name": name, "license_link": LICENSE if Path(link).is_file() else link}
 
 
