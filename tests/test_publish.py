@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from hf_lskd.card import render
 from hf_lskd.card_data import SOURCES
+from hf_lskd.card_licences import IDENTIFIERS, licence
 from hf_lskd.errors import InputError
-from hf_lskd.hub.licenses import IDENTIFIERS, licence
 from hf_lskd.hub.publish import check_repo_id, check_revision
 from tests.hub_metadata import metadata_errors
 from tests.hub_run import CELL, OTHER, TEACHER
