@@ -2,8 +2,8 @@
 
     python -m tests.mutants [TRAP…]
 
-Each mutant is one replacement in one file. Exit code 1 when a mutant survives, its test does not run, or its text is no longer in the code
-(`tests/test_mutants.py` says so at once).
+Each mutant is one replacement in one file. Exit code 1 when a mutant survives, when its test does not run, or when its text is no
+longer in the code (`tests/test_mutants.py` says so at once).
 """
 
 import os
