@@ -350,6 +350,23 @@ def test_a_study_says_how_long_it_took_and_where_the_time_went(capsys: Capture, 
     assert re.fullmatch(rf"{took}: all 3 cells were finished already; tables and report were made again", said)
 
 
+def test_the_time_of_a_command_is_that_of_its_process(recipe: dict, tmp_path: Path) -> None:
+    page = dump(changed(recipe, "grid.temperature", [1]), tmp_path / "recipe.yaml")
+    argv = ["study", str(page), "--output-dir", str(tmp_path / "run"), "--jobs", "1"]
+    wait = "import time; time.sleep(2)"  # stands for what is imported before the command begins
+    command = f"{wait}\nimport sys; from hf_lskd.cli import main; sys.argv = ['hf-lskd', *{argv!r}]; sys.exit(main())"
+    began = time.monotonic()
+    done = python("-c", command)
+    took = time.monotonic() - began
+    said = done.stdout.splitlines()[-2]
+    parts = r"(\d+) s: before the first cell (\d+) s, 1 teacher (\d+) s, 1 student (\d+) s, measuring them (\d+) s, "
+    found = re.fullmatch(rf"{parts}tables and report (\d+) s", said)
+    assert found, said
+    whole, before, *rest = map(int, found.groups())
+    assert 2 <= before <= whole <= took + 2  # seconds are rounded, and a process's beginning is known to one
+    assert before + sum(rest) <= whole + 4
+
+
 def test_the_time_of_a_study_is_what_its_records_say(tmp_path: Path) -> None:
     def record(name: str, role: str, train: float, **more: Any) -> dict[str, Any]:
         durations = {"train": train, "evaluate": 10.0, "total": train + 10.0}
@@ -366,6 +383,8 @@ def test_the_time_of_a_study_is_what_its_records_say(tmp_path: Path) -> None:
     rest = "2 students 2 min 00 s, measuring them 20 s, tables and report 5 s, 1 failed"
     assert time_taken(tmp_path, records, {"a"}, 150.0) == f"2 min 30 s: {rest}"
     assert time_taken(tmp_path, records, {"a"}, 80.0).startswith(f"1 min 20 s: {rest} (cells' own times")
+    # of a process that began at 875: its first cell, b, at 920
+    assert time_taken(tmp_path, records, {"a"}, 150.0, True) == f"2 min 30 s: before the first cell 45 s, {rest}"
     taken = record("e", "teacher", 99.0, taken_from={})
     assert time_taken(tmp_path, [taken, records[0]], {"a"}, 3.0) == "3 s: 1 taken over"
 
