@@ -12,14 +12,15 @@ from torch.utils.data import Subset
 
 from hf_lskd.errors import InputError
 from hf_lskd.penultimate import pop_targets
-from hf_lskd.teacher_cache import data_digest, example_lengths, model_digest, open_cache
+from hf_lskd.teacher_cache import cache_folder, data_digest, example_lengths, model_digest, open_cache
 
 TELLING = 64  # examples, spread over a data set, that tell it from another
 
 
 def take_cache(trainer: Any) -> None:
     """Give the trainer's teacher the cache that the arguments name, filled first in one pass over the training set, or one for
-    each of its `augmentation_versions`.
+    each of its `augmentation_versions` that this training reads: no more than it has epochs. A cache of more versions is taken
+    where there is one.
 
     A pass is over the batches of the first epoch, the next version's over those of the next epoch, in the precision of training:
     so these epochs are, to the last bit, what they are without a cache, and later ones are where the teacher's rounding does not
@@ -30,8 +31,7 @@ def take_cache(trainer: Any) -> None:
     args, teacher = trainer.args, trainer.teacher
     top_k = getattr(args, "teacher_cache_top_k", None)
     check_cacheable(trainer, top_k)
-    versions = getattr(trainer.train_dataset, "augmentation_versions", None)
-    member = teacher.members[0]
+    root, member = Path(args.teacher_cache), teacher.members[0]
     made_of = {
         "teacher": model_digest(member.model),
         "width": getattr(member, "width", None),
@@ -41,8 +41,13 @@ def take_cache(trainer: Any) -> None:
         "precision": [str(trainer.accelerator.mixed_precision), str(member.dtype), member.own_dtype],
         "data": data_digest(list(batches(trainer, trainer.get_eval_dataloader(telling(trainer.train_dataset))))),
         "examples": len(trainer.train_dataset),
-        **({} if versions is None else {"augmentation_versions": versions}),
     }
+    versions = getattr(trainer.train_dataset, "augmentation_versions", None)
+    if versions is not None:
+        read = min(versions, epochs_of(trainer))
+        known = (n for n in range(read, versions + 1) if cache_folder(root, with_versions(made_of, n), top_k).is_dir())
+        versions = next(known, read)
+        made_of = with_versions(made_of, versions)
 
     def ask(inputs: Mapping[str, Any]) -> Tensor:
         with trainer.compute_loss_context_manager():
@@ -56,7 +61,17 @@ def take_cache(trainer: Any) -> None:
                 trainer._epoch_sampler.set_epoch(epoch)
             yield from batches(trainer, loader)
 
-    teacher.store = open_cache(Path(args.teacher_cache), made_of, filling, ask, partial(count_items, trainer), top_k)
+    teacher.store = open_cache(root, made_of, filling, ask, partial(count_items, trainer, versions or 1), top_k)
+
+
+def with_versions(made_of: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """What a cache of the first `count` versions is made of."""
+    return {**made_of, "augmentation_versions": count}
+
+
+def epochs_of(trainer: Any) -> int:
+    """How many epochs a training reads, the last one perhaps in part."""
+    return int(trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[0])
 
 
 def check_cacheable(trainer: Any, top_k: int | None) -> None:
@@ -88,18 +103,17 @@ def batches(trainer: Any, loader: Any) -> Iterator[Mapping[str, Any]]:
             yield {**inputs, "labels": labels} if trainer.takes_sequences else inputs
 
 
-def count_items(trainer: Any) -> int:
-    """How many images, in all their versions, or target tokens the training set has."""
+def count_items(trainer: Any, versions: int) -> int:
+    """How many images, in so many versions, or target tokens the training set has."""
     data = trainer.train_dataset
     if not trainer.takes_sequences:
-        return len(data) * (getattr(data, "augmentation_versions", None) or 1)
+        return len(data) * versions
     return sum(sum(example_lengths(inputs)) for inputs in batches(trainer, trainer.get_eval_dataloader(data)))
 
 
 def telling(dataset: Any) -> Any:
-    """Some examples of a data set, in turn of each of their versions where it has several."""
+    """Some examples of a data set, the first version of each where it has several: further ones are drawn as this one is."""
     rows = range(0, len(dataset), ceil(len(dataset) / TELLING))
-    versions = getattr(dataset, "augmentation_versions", None)
-    if versions is not None:
-        return Subset(dataset, [(nth % versions, row) for nth, row in enumerate(rows)])  # type: ignore[misc]
+    if getattr(dataset, "augmentation_versions", None) is not None:
+        return Subset(dataset, [(0, row) for row in rows])  # type: ignore[misc]
     return dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, list(rows))

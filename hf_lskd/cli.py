@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and args.command != "train":
         known = [option for action in commands[args.command]._actions for option in action.option_strings]
         commands[args.command].error(f"unknown argument {rest[0]}. {nearest(rest[0].split('=')[0], known)}".strip())
-    args.rest = rest
+    args.rest, args.own_process = rest, argv is None
     try:
         code = int(args.run(args) or 0)
         sys.stdout.flush()
@@ -305,8 +305,16 @@ def run_study(args: Any) -> int:
     if records is None:  # jobs are to make them
         return 0
     if is_first(recipe):
-        print_summary(folder, records, time_taken(folder, records, before, time.monotonic() - began))
+        seconds = process_age() if args.own_process else time.monotonic() - began
+        print_summary(folder, records, time_taken(folder, records, before, seconds, args.own_process))
     return exit_code(records)
+
+
+def process_age() -> float:
+    """Seconds since this process began, its imports included."""
+    import psutil
+
+    return max(time.time() - psutil.Process().create_time(), 0.0)
 
 
 def finished_cells(recipe: Any, folder: Path) -> set[str]:

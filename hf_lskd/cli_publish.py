@@ -49,7 +49,7 @@ def add_publish(sub: argparse.ArgumentParser) -> None:
 
 
 def run_publish(args: Any) -> int:
-    from hf_lskd.hub.licenses import licence, licence_files
+    from hf_lskd.card_licences import licence, licence_files
     from hf_lskd.hub.publish import check_files, check_repo_id, check_revision, owner, published, shown
 
     repo_id = check_repo_id(args.repo_id)
@@ -100,7 +100,7 @@ def cell_upload(
     licence: "Mapping[str, str] | None",
     exports: "Sequence[Path]" = (),
 ) -> "Upload":
-    """A cell's model with its record and card. `licence` is what the card says of it (hub.licenses); None: by the data."""
+    """A cell's model with its record and card. `licence` is what the card says of it (card_licences); None: by the data."""
     from hf_lskd.card import CARD, render
     from hf_lskd.hub.publish import Upload
     from hf_lskd.models.files import shared_files

@@ -10,6 +10,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
 from hf_lskd import card
+from hf_lskd.card_licences import LICENSE, licence, licence_files
 from hf_lskd.errors import InputError
 from hf_lskd.models.files import SHARED
 from hf_lskd.record import FILE, FORMAT, hardware, read_record, versions, without_times, write_json
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 else:
     Stock = object
 
-UPLOADED = [*SHARED, card.CARD, FILE]
+UPLOADED = [*SHARED, card.CARD, FILE, LICENSE]
+WORDS = ("license", "license_name", "license_link")  # arguments of a card
 
 
 class PushMixin(Stock):
@@ -53,22 +55,29 @@ class PushMixin(Stock):
         dataset_tags: str | list[str] | None = None,
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
+        license_name: str | None = None,
+        license_link: str | None = None,
     ) -> None:
         """Write `record.json` and the README.md that is made from it into the output folder.
 
-        A finished cell's record that lies there already is the one that the card is made from.
+        A finished cell's record that lies there already is the one that the card is made from. `license` is one of the Hub's
+        identifiers, or "other" with `license_name` and `license_link`, an address or the file of its text, which is copied
+        beside the card. Raises InputError for a licence that the Hub would not know.
         """
+        terms = licence(license, license_name, license_link, WORDS)
         if not self.is_world_process_zero():
             return
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         record = read_record(folder) if (folder / FILE).is_file() else None
         if record is None or not record.get("signature"):
-            said = {"license": license, "tags": listed(tags), "base_models": listed(finetuned_from)}
+            said = {**terms, "tags": listed(tags), "base_models": listed(finetuned_from)}
             names = {"id": first(dataset_tags), "name": first(dataset) or first(dataset_tags)}
             data = {key: value for key, value in names.items() if value}
             record = record_of(self, model_name, {**said, **({"data": data} if data else {})})
             write_json(folder / FILE, record)
+        for name, text in licence_files(license_link).items():
+            shutil.copyfile(text, folder / name)
         (folder / card.CARD).write_text(card.render(record), encoding="utf-8")
 
     def push_to_hub(
@@ -80,7 +89,12 @@ class PushMixin(Stock):
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Upload the model, what prepares its input, its record and card to `args.hub_model_id`, as the stock trainer returns it."""
+        """Upload the model, what prepares its input, its record and card to `args.hub_model_id`, as the stock trainer returns it.
+
+        `kwargs` are those of `create_model_card`. Raises InputError for a licence that the Hub would not know, before anything
+        is made there.
+        """
+        licence(kwargs.get("license"), kwargs.get("license_name"), kwargs.get("license_link"), WORDS)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = self.args.hub_token if token is None else token
         if self.hub_model_id is None:

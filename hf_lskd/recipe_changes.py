@@ -98,9 +98,14 @@ def put(values: dict[str, Any], setting: str) -> tuple[KeyPath, Document]:
 
     Returns the path of what is new, the mapping above it where there was none, and the words of its value."""
     name, equals, text = setting.partition("=")
-    keys = [key for key in name.strip().split(".") if key]
-    if not equals or not keys:
+    keys = name.strip().split(".")
+    if not equals or not any(keys):
         raise InputError(f"--set {setting}", "--set KEY=VALUE, such as --set data.path=/data/cub")
+    if not all(keys):
+        meant = ".".join(key for key in keys if key)
+        raise InputError(
+            f"--set {setting}: an empty key in {name.strip()!r}", "keys with one dot between", f"Write {meant}=…."
+        )
     given = value_of(text, setting)
     path: KeyPath = ()
     new: KeyPath = ()
@@ -137,5 +142,8 @@ def entry(at: Any, key: str, path: KeyPath, setting: str) -> str | int:
     if isinstance(at, list) and key.isdecimal() and int(key) < len(at):
         return int(key)
     where = ".".join(map(str, path)) or "the recipe"
-    allowed = f"an index below {len(at)}" if isinstance(at, list) else "a key of a mapping"
-    raise InputError(f"--set {setting}: {key!r} in {where}", allowed)
+    received = f"--set {setting}: {key!r} in {where}"
+    if isinstance(at, list):
+        last = f"the last is {where}.{len(at) - 1}" if at else "there is none yet"
+        raise InputError(received, f"an index below {len(at)}", f"Items are counted from 0; {last}.")
+    raise InputError(received, "a key of a mapping", f"Set {where} itself." if path else "")

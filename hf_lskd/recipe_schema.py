@@ -129,7 +129,13 @@ def _read_switches(problems: Problems, value: Any, at: KeyPath, allowed: str) ->
 
 
 _switches = Kind("a mapping", _read_switches)
-_students = listed(block(STUDENT), single=False)
+STUDENT_ELSEWHERE = {
+    "seed": "Use grid.seed; teacher.seed gives the students of all seeds one teacher.",
+    "data_seed": "Use switches.data_seed: it is one for all cells.",
+    **dict.fromkeys(("path", "shared", "ensemble", "ensemble_of"), "It belongs to teacher."),
+}
+_student = block(STUDENT, elsewhere=STUDENT_ELSEWHERE)
+_students = listed(_student, single=False)
 TOP: dict[str, Field] = {
     "name": Field(name, "", required=True),
     "task": Field(choice(*SOURCES), "image_classification"),
@@ -137,7 +143,7 @@ TOP: dict[str, Field] = {
     "training": Field(training_block, {}),
     "teacher": Field(block(TEACHER), required=True),
     "students": Field(_students),
-    "student": Field(block(STUDENT)),
+    "student": Field(_student),
     "grid": Field(block(GRID, elsewhere=GRID_ELSEWHERE), required=True),
     "eta": Field(optional(block(ETA))),
     "projection": Field(optional(block(PROJECTION))),

@@ -29,7 +29,7 @@ from hf_lskd.losses import IGNORE_INDEX
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2  # 1: under bf16 and fp16 the teacher had computed in float32
 META = "meta.json"
 IMAGES, SOURCE, MASK, LABELS, DECODER_IDS = "pixel_values", "input_ids", "attention_mask", "labels", "decoder_input_ids"
 BLOCK = 2**20  # bytes that are read at once for a checksum
@@ -121,19 +121,29 @@ def open_cache(
 
     Raises InputError as `TeacherCache` does, and when the disk is too small.
     """
-    made_of = {**made_of, "format": FORMAT, "top_k": top_k}
-    name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
-    if not (root / name).is_dir():
+    folder, made_of = cache_folder(root, made_of, top_k), described(made_of, top_k)
+    if not folder.is_dir():
         root.mkdir(parents=True, exist_ok=True)
-        own = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
+        own = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=root))
         try:
             whole = own / "whole"  # not the temporary folder itself, which is its owner's alone
             whole.mkdir()
             fill(whole, made_of, batches(), ask, items(), top_k)
-            put_in_place(whole, root / name)
+            put_in_place(whole, folder)
         finally:
             shutil.rmtree(own, ignore_errors=True)
-    return TeacherCache(root / name, made_of)
+    return TeacherCache(folder, made_of)
+
+
+def described(made_of: Mapping[str, Any], top_k: int | None) -> dict[str, Any]:
+    """What a cache was made of, with its own form."""
+    return {**made_of, "format": FORMAT, "top_k": top_k}
+
+
+def cache_folder(root: Path, made_of: Mapping[str, Any], top_k: int | None = None) -> Path:
+    """Where the cache of what `made_of` names lies under `root`, whether it is there or not."""
+    page = json.dumps(described(made_of, top_k), sort_keys=True)
+    return root / hashlib.sha256(page.encode()).hexdigest()[:24]
 
 
 def put_in_place(own: Path, folder: Path) -> None:
@@ -183,7 +193,10 @@ class Writer:
         self.whole = kept == classes
         size = items * (4 * kept + (0 if self.whole else 4 * kept + 4))
         free = shutil.disk_usage(folder).free
-        logger.info("Teacher cache: %d items of %d of %d classes, %.1f MiB.", items, kept, classes, size / 2**20)
+        asked = f" ({top_k} were asked for)" if top_k is not None and top_k > classes else ""
+        logger.info(
+            "Teacher cache: %d items of %d of %d classes%s, %.1f MiB.", items, kept, classes, asked, size / 2**20
+        )
         if size > free:
             raise InputError(
                 f"a teacher cache of {size / 2**30:.1f} GiB with {free / 2**30:.1f} GiB free",

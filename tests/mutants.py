@@ -2,8 +2,8 @@
 
     python -m tests.mutants [TRAP…]
 
-Each mutant is one replacement in one file. Exit code 1 when a mutant survives, or when its text is no longer in the code
-(`tests/test_mutants.py` says so at once).
+Each mutant is one replacement in one file. Exit code 1 when a mutant survives, when its test does not run, or when its text is no
+longer in the code (`tests/test_mutants.py` says so at once).
 """
 
 import os
@@ -253,22 +253,24 @@ def mutated(mutant: Mutant, package: Path) -> str:
     return code.replace(mutant.old, mutant.new)
 
 
-def failing_tests(tree: Path, test: str) -> tuple[int, list[str]]:
-    """pytest's exit code and the names of the failed tests."""
+def run_test(tree: Path, test: str) -> str:
+    """What became of the selected tests in a tree: "passed", "failed: NAME" of the first one that failed, or "not run: …", which is
+    whatever else pytest ended with: tests that could not be collected or set up, none at all, a crash."""
     file, part = test.split("::")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", part, f"tests/{file}"]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     found = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
-    failed = [
-        line.split(" - ")[0].split("::")[-1]
-        for line in found.stdout.splitlines()
-        if line.startswith(("FAILED", "ERROR"))
-    ]
-    return found.returncode, failed
+    if found.returncode == 0:
+        return "passed"
+    summary = [line.split(" - ")[0] for line in found.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    failed = [line.split("::")[-1] for line in summary if line.startswith("FAILED ") and part in line]
+    if found.returncode == 1 and failed and len(failed) == len(summary):
+        return f"failed: {failed[0]}"
+    return "; ".join([f"not run: pytest ended with {found.returncode}", *summary])
 
 
 def try_mutant(mutant: Mutant) -> str:
-    """ "killed by NAME", "SURVIVED", or "STALE" when the text to replace is gone."""
+    """ "killed by NAME", "SURVIVED", "NOT RUN" with the reason, or "STALE" when the text to replace is gone."""
     with tempfile.TemporaryDirectory() as folder:
         tree = scratch_copy(Path(folder))
         try:
@@ -276,17 +278,15 @@ def try_mutant(mutant: Mutant) -> str:
         except ValueError as error:
             return f"STALE: {error}"
         (tree / "hf_lskd" / mutant.file).write_text(code, encoding="utf-8")
-        returned, failed = failing_tests(tree, mutant.test)
-    if returned == 1 and failed:
-        return f"killed by {failed[0]}"
-    return "SURVIVED" if returned == 0 else f"BROKEN: pytest ended with {returned}"
+        outcome, _, more = run_test(tree, mutant.test).partition(": ")
+    return {"passed": "SURVIVED", "failed": f"killed by {more}"}.get(outcome, f"NOT RUN: {more}")
 
 
 @cache
 def passes_unpatched(test: str) -> bool:
     """Whether the selected tests pass in a scratch copy that nothing was changed in."""
     with tempfile.TemporaryDirectory() as folder:
-        return failing_tests(scratch_copy(Path(folder)), test)[0] == 0
+        return run_test(scratch_copy(Path(folder)), test) == "passed"
 
 
 def main(traps: list[str]) -> int:

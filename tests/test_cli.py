@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import hf_lskd
 from hf_lskd.cli import main
 from hf_lskd.study.summary import time_taken
 from hf_lskd.trainer import DistillationTrainer
+from tests.command import Capture, refused
 from tests.tiny_study import changed, dump, finished_study, fork, values, write_idx, write_images
 
 HEAVY = ("torch", "transformers", "timm", "datasets", "sklearn", "matplotlib")
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +51,6 @@ def python(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, check=False, **more)
 
 
-def refused(capsys: Capture, *argv: str, code: int = 2) -> str:
-    """The one message of a command that must fail so."""
-    capsys.readouterr()
-    try:
-        ended = main(list(argv))
-    except SystemExit as stop:  # argparse
-        ended = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    assert (ended, out) == (code, ""), err
-    assert err.startswith("hf-lskd: ")
-    assert "Traceback" not in err
-    return err
-
-
 # ---- Help
 
 
@@ -87,6 +74,14 @@ def test_each_command_has_help_with_an_example(command: str, capsys: Capture) ->
         main([command, "--help"])
     assert stop.value.code == 0
     assert f"example:\n  hf-lskd {command} " in capsys.readouterr().out
+
+
+def test_python_m_is_the_command_line() -> None:
+    found = python("-m", "hf_lskd", "--version")
+    assert (found.returncode, found.stdout) == (0, f"hf-lskd {hf_lskd.__version__}\n")
+    found = python("-m", "hf_lskd", "stduy")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith("hf-lskd: argument COMMAND: 'stduy'.")
 
 
 # ---- Mistakes in the words of a command
@@ -122,55 +117,6 @@ def test_a_recipe_that_is_not_there_is_named(capsys: Capture, tmp_path: Path) ->
         message = refused(capsys, command, str(tmp_path / "none.yaml"))
         assert "none.yaml" in message
         assert message.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--label-smoothing", "1"], "label"),
-        (["--label-smoothing", "-0.1"], "label"),
-        (["--label-smoothing", "nan"], "label"),
-        (["--seed", "-1"], "--seed -1"),
-        (["--temperature", "2"], "--temperature for a teacher"),
-        (["--learning_rate", "fast"], "learning_rate"),
-        (["--max_steps"], "max_steps"),
-        (["--label_smoothing_factor", "0.1"], "label_smoothing_factor"),
-        (["--bf16", "--fp16"], "bf16"),
-        (["stray"], "argument stray"),
-        (["--role", "student"], "without --teacher"),
-        (["--role", "student", "--teacher", "nowhere"], "no finished teacher"),
-    ],
-)
-def test_train_refuses_what_does_not_fit(
-    capsys: Capture, page: Path, words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = page.resolve()
-    monkeypatch.chdir(tmp_path)
-    assert message in refused(capsys, "train", str(page), *words)
-    assert not Path("runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--temperature", "0"], "temperature"),
-        (["--temperature", "inf"], "temperature"),
-        (["--temperature", "nan"], "temperature"),
-        (["--kd-weight", "1.5"], "weight"),
-        (["--kd-loss-scale", "equalized"], "equalised"),
-        (["--kd-loss-scale", "-1"], "scale"),
-        (["--kd-top-k", "0"], "0"),
-        (["--kd-top-k", "all"], "none"),
-        (["--student-label-smoothing", "1"], "smoothing"),
-        (["--student", "studnet"], "'student'"),
-        (["--label-smoothing", "0.2"], "teacher of label smoothing 0.1"),
-    ],
-)
-def test_a_student_refuses_what_does_not_fit(
-    capsys: Capture, page: Path, done: Path, words: list[str], message: str
-) -> None:
-    teacher = str(done / "cells" / "teacher-a0.1-s0")
-    assert message in refused(capsys, "train", str(page), "--role", "student", "--teacher", teacher, *words)
 
 
 def test_launchers_that_are_not_there_are_answered_with_those_that_are(capsys: Capture, page: Path) -> None:
@@ -373,52 +319,6 @@ def test_every_command_of_a_dry_run_names_the_very_cell(
     assert named == cells(load_recipe(page))
 
 
-# ---- Train
-
-
-def test_train_takes_any_training_argument(capsys: Capture, page: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "cell"
-    argv = ["train", str(page), "--output-dir", str(folder), "--learning_rate", "1e-3", "--max_steps=2", "--bf16"]
-    argv += ["--use-cpu", "--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", "{min_lr_rate: 0.1}"]
-    assert main(argv) == 0
-    out = capsys.readouterr().out
-    record = json.loads((folder / "record.json").read_text())
-    assert out.startswith(f"{record['name']}: top1 ")
-    own = record["recipe"]["teacher"]["training"]
-    assert (own["learning_rate"], own["max_steps"], own["bf16"], own["use_cpu"]) == (0.001, 2, True, True)
-    assert own["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}
-    assert record["curve"][-1]["step"] == 2
-    assert main(argv) == 0  # it is there
-    assert "holds another cell" in refused(capsys, *argv[:-4])
-
-
-def test_a_student_takes_its_teachers_smoothing_and_records_its_teacher(page: Path, done: Path, tmp_path: Path) -> None:
-    teacher = done / "cells" / "teacher-a0.1-s0"
-    argv = ["train", str(page), "--role", "student", "--teacher", str(teacher / "model"), "--seed", "7"]
-    assert main([*argv, "--temperature", "3", "--kd-weight", "0.5", "--output-dir", str(tmp_path / "cell")]) == 0
-    record = json.loads((tmp_path / "cell" / "record.json").read_text())
-    assert (record["label_smoothing"], record["temperature"], record["kd_weight"]) == (0.1, 3.0, 0.5)
-    assert record["teacher"]["name"] == "teacher-a0.1-s0"
-    assert record["seed"] == 7
-    assert record["target_gradient"] > 0
-
-
-def test_train_leaves_a_foreign_folder_alone(capsys: Capture, page: Path, tmp_path: Path) -> None:
-    (tmp_path / "cell").mkdir()
-    (tmp_path / "cell" / "thesis.tex").write_text("precious")
-    assert "holds no cell" in refused(capsys, "train", str(page), "--output-dir", str(tmp_path / "cell"))
-    (tmp_path / "file").write_text("")
-    assert "cannot be written" in refused(capsys, "train", str(page), "--output-dir", str(tmp_path / "file" / "cell"))
-
-
-def test_a_teacher_whose_file_was_cut_is_refused(capsys: Capture, page: Path, done: Path, tmp_path: Path) -> None:
-    teacher = shutil.copytree(done / "cells" / "teacher-a0.1-s0", tmp_path / "teacher")
-    file = teacher / "model" / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:100])
-    argv = ["train", str(page), "--role", "student", "--teacher", str(teacher), "--output-dir", str(tmp_path / "cell")]
-    assert "cannot be loaded" in refused(capsys, *argv)
-
-
 # ---- On a finished study
 
 
@@ -450,6 +350,23 @@ def test_a_study_says_how_long_it_took_and_where_the_time_went(capsys: Capture, 
     assert re.fullmatch(rf"{took}: all 3 cells were finished already; tables and report were made again", said)
 
 
+def test_the_time_of_a_command_is_that_of_its_process(recipe: dict, tmp_path: Path) -> None:
+    page = dump(changed(recipe, "grid.temperature", [1]), tmp_path / "recipe.yaml")
+    argv = ["study", str(page), "--output-dir", str(tmp_path / "run"), "--jobs", "1"]
+    wait = "import time; time.sleep(2)"  # stands for what is imported before the command begins
+    command = f"{wait}\nimport sys; from hf_lskd.cli import main; sys.argv = ['hf-lskd', *{argv!r}]; sys.exit(main())"
+    began = time.monotonic()
+    done = python("-c", command)
+    took = time.monotonic() - began
+    said = done.stdout.splitlines()[-2]
+    parts = r"(\d+) s: before the first cell (\d+) s, 1 teacher (\d+) s, 1 student (\d+) s, measuring them (\d+) s, "
+    found = re.fullmatch(rf"{parts}tables and report (\d+) s", said)
+    assert found, said
+    whole, before, *rest = map(int, found.groups())
+    assert 2 <= before <= whole <= took + 2  # seconds are rounded, and a process's beginning is known to one
+    assert before + sum(rest) <= whole + 4
+
+
 def test_the_time_of_a_study_is_what_its_records_say(tmp_path: Path) -> None:
     def record(name: str, role: str, train: float, **more: Any) -> dict[str, Any]:
         durations = {"train": train, "evaluate": 10.0, "total": train + 10.0}
@@ -466,6 +383,8 @@ def test_the_time_of_a_study_is_what_its_records_say(tmp_path: Path) -> None:
     rest = "2 students 2 min 00 s, measuring them 20 s, tables and report 5 s, 1 failed"
     assert time_taken(tmp_path, records, {"a"}, 150.0) == f"2 min 30 s: {rest}"
     assert time_taken(tmp_path, records, {"a"}, 80.0).startswith(f"1 min 20 s: {rest} (cells' own times")
+    # of a process that began at 875: its first cell, b, at 920
+    assert time_taken(tmp_path, records, {"a"}, 150.0, True) == f"2 min 30 s: before the first cell 45 s, {rest}"
     taken = record("e", "teacher", 99.0, taken_from={})
     assert time_taken(tmp_path, [taken, records[0]], {"a"}, 3.0) == "3 s: 1 taken over"
 

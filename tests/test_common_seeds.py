@@ -125,6 +125,26 @@ def test_cells_of_recipes_without_the_keys_are_signed_as_before_there_were_any()
     }
 
 
+def test_a_student_under_bf16_is_signed_anew_since_its_teacher_computes_in_bf16_too() -> None:
+    """The literal signature is of the version whose teachers computed in float32 under bf16."""
+    page = {
+        "name": "grid",
+        "data": {"source": "digits"},
+        "training": {"bf16": True},
+        "teacher": {"model": "vit_tiny_patch16_224"},
+        "students": [{"name": "s", "model": "resnet10t"}],
+        "grid": {"label_smoothing": [0.1], "temperature": [2], "seed": [3]},
+    }
+    bench = open_bench(recipe_from_dict(page))
+    found = {cell.role: cell_signature(bench, cell) for cell in cells(bench.recipe)}
+    assert found["teacher"] == "0e76f101ccf8faadd6ca0bf9a113a3f5f8663b289dc83429962aef3547def85a"
+    assert found["student"] != "5e0d4961893a9cae4e4f972ede760cac63198a939977c5d9d09e95d9b4c8d94d"
+    own = open_bench(recipe_from_dict(changed(page, "training.teacher_dtype", "float32")))  # was, and is, as it says
+    assert {cell.role: cell_signature(own, cell) for cell in cells(own.recipe)}[
+        "student"
+    ] == "ddecc96d2a5d8c0b30d2cc8d4abc07075aac4f3e96b483386368916bfb04b6be"
+
+
 def test_signature_and_record_say_the_seed_of_the_data(page: dict[str, Any], done: Path) -> None:
     student = Cell("student", 0.1, 3, "student", 1.0, 1.0, 1.0, True, 0.0)
     variants = [(5, 0), (6, 0), (None, 0), (5, 3), (None, 3), (None, None)]

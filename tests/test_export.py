@@ -24,7 +24,7 @@ from hf_lskd.hub.latency import side_by_side
 from hf_lskd.models import image_processor
 from hf_lskd.models.sequence import load_trained_seq2seq
 from hf_lskd.recipe import DecodingSpec
-from tests.conftest import RESNET
+from tests.conftest import CONVNEXT, RESNET, VIT
 from tests.families import ONE_HEAD
 from tests.pages import blocks, run_snippet
 from tests.test_translation import pairs
@@ -176,7 +176,7 @@ def test_a_torch_program_says_the_same_classes(cell: Path, images: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["resnet", "vit", "swin", "pvt"])
+@pytest.mark.parametrize("family", ONE_HEAD)
 def test_classifiers_of_transformers_become_onnx_from_their_folder(family: str, capsys: Capture) -> None:
     """Compared on noise, in batches of 64 and 3; how pictures are prepared comes from the processor beside them."""
     torch.manual_seed(0)
@@ -188,6 +188,22 @@ def test_classifiers_of_transformers_become_onnx_from_their_folder(family: str, 
     assert (made["metrics"], made["agreement"]["examples"], made["agreement"]["same_top1"]) == ({}, 67, 67)
     how = json.loads(Path("out/preprocessing.json").read_text(encoding="utf-8"))
     assert (how["resize"]["shorter_side"], how["crop"], how["mean"]) == (64, [32, 32], [pytest.approx(0.4)] * 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "own"), [VIT, CONVNEXT, RESNET, ("mobilenetv2_035", {})], ids=lambda value: str(value)[:12]
+)
+def test_classifiers_of_timm_become_onnx_from_their_folder(name: str, own: dict[str, Any]) -> None:
+    from hf_lskd.models import load_image_classifier
+
+    torch.manual_seed(0)
+    size = own.get("img_size", 32)
+    cfg = {"input_size": (3, size, size), "mean": (0.4,) * 3, "std": (0.3,) * 3, "crop_pct": 1.0}
+    model = load_image_classifier(name, class_names=CLASSES, pretrained=False, model_args=own, data_config=cfg)
+    model.save_pretrained("model")
+    made = export(Path("model"), "onnx")
+    assert (made["agreement"]["examples"], made["agreement"]["same_top1"]) == (67, 67)
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from hf_lskd.host_memory import DEFAULT, KEEPING, set_all
+
 FAULTS = """
 import resource, sys
 import torch
@@ -72,3 +74,27 @@ print("pages", int(256 * (peak_memory_mb() - before)))
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library is told to keep memory")
 def test_what_one_cell_has_freed_is_not_of_the_next_ones_peak(tmp_path: object) -> None:
     assert pages(tmp_path, PEAKS) < 10_000  # of the 25,600 that are 100 MB
+
+
+@pytest.mark.parametrize("refused", range(len(KEEPING)))
+def test_a_setting_that_is_refused_leaves_none_behind(refused: int) -> None:
+    """Of a C library that takes all settings but one."""
+    values = {parameter: DEFAULT for parameter, _ in KEEPING}
+    asked: list[int] = []
+
+    def mallopt(parameter: int, value: int) -> int:
+        asked.append(parameter)
+        if parameter == KEEPING[refused][0]:
+            return 0
+        values[parameter] = value
+        return 1
+
+    assert not set_all(mallopt, KEEPING)
+    assert values == {parameter: DEFAULT for parameter, _ in KEEPING}
+    assert len(asked) == 2 * refused + 1
+
+
+def test_settings_that_are_taken_are_all_made() -> None:
+    values: dict[int, int] = {}
+    assert set_all(lambda parameter, value: values.update({parameter: value}) or 1, KEEPING)  # type: ignore[func-returns-value]
+    assert values == dict(KEEPING)

@@ -45,7 +45,8 @@ LAYOUT = [
     {"errors"},
 ]
 FAMILIES = {"evaluation": "trainer", "checkpoints": "trainer",
-            "cli_publish": "cli", "card_data": "card", "card_facts": "card", "card_tables": "card", "card_words": "card",
+            "__main__": "cli", "cli_publish": "cli",
+            "card_data": "card", "card_facts": "card", "card_licences": "card", "card_tables": "card", "card_words": "card",
             "losses_blocked": "losses", "losses_rows": "losses", "losses_triton": "losses", "losses_kernel": "losses",
             "pushing": "trainer", "clock": "trainer", "host_memory": "trainer",
             "translation_files": "generation", "distillation": "trainer", "seq2seq": "trainer",

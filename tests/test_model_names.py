@@ -62,20 +62,77 @@ def test_tags_and_arguments_that_are_set_elsewhere_are_said_too(
 
 
 def test_folders_and_ids_of_the_hub_are_said_not_to_be_checked(tmp_path: Path, capsys: Capture) -> None:
-    page = page_of(tmp_path, teacher__model="owner/model", students__0__model="/models/mine")
+    mine, finished = tmp_path / "mine", tmp_path / "finished"
+    mine.mkdir()
+    finished.mkdir()
+    page = page_of(tmp_path, teacher__model="owner/model", students__0__model=str(mine))
     assert main(["validate", str(page)]) == 0
     why = "is not checked here: a folder, or an id of the Hub"
     assert capsys.readouterr().out.splitlines() == [
         f"{page}: image_classification, 6 cells",
         f"{page}: teacher: model owner/model {why}",
-        f"{page}: student: model /models/mine {why}",
+        f"{page}: student: model {mine} {why}",
     ]
     assert main(["study", str(page), "--dry-run"]) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 6
     assert err.splitlines()[0] == f"hf-lskd: teacher: model owner/model {why}"
-    given = page_of(tmp_path, teacher={"path": "/models/teacher"}, grid__label_smoothing=[0.0])
+    given = page_of(tmp_path, teacher={"path": str(finished)}, grid__label_smoothing=[0.0])
     assert check_models(load_recipe(given), "page") == []  # a finished teacher is no name
+
+
+@pytest.mark.parametrize("command", [["validate"], ["study", "--dry-run"]])
+def test_every_path_that_is_not_there_is_said(
+    command: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = page_of(
+        tmp_path,
+        teacher__model="./nowhere",
+        teacher__pretrained="../weights.pth",
+        students__0__model="/nowhere/model",
+        students__0__pretrained="~/nowhere.pth",
+        data__path="./pictures",
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, str(page)]) == 2
+    out, err = capsys.readouterr()
+    said = "does not exist. Allowed: a path that is here. Correct it."
+    assert err.removeprefix("hf-lskd: ").splitlines() == [
+        f"{page}: teacher: model ./nowhere {said} It is looked for from {tmp_path}.",
+        f"{page}: teacher: pretrained: ../weights.pth {said} It is looked for from {tmp_path}.",
+        f"{page}: student: model /nowhere/model {said}",
+        f"{page}: student: pretrained: ~/nowhere.pth {said} It is looked for from {tmp_path}.",
+        f"{page}: data.path: ./pictures {said} It is looked for from {tmp_path}.",
+    ]
+    assert out == ""
+    for place in ("nowhere", "pictures"):
+        (tmp_path / place).mkdir()
+    page = page_of(tmp_path, teacher__model="./nowhere", data__path="./pictures")
+    assert main([*command, str(page)]) == 0
+
+
+def test_finished_teachers_that_are_not_there_are_said_and_a_home_is_written_out(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = page_of(tmp_path, teacher={"path": {"0.0": "/nowhere/plain", "0.1": str(tmp_path)}})
+    assert main(["validate", str(given)]) == 2
+    assert "recipe.yaml: teacher: path of α = 0: /nowhere/plain does not exist. Allowed:" in capsys.readouterr().err
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    assert main(["validate", str(page_of(tmp_path, students__0__model="~/mine", data__path="~/mine"))]) == 2
+    assert capsys.readouterr().err == (
+        f"hf-lskd: {tmp_path / 'recipe.yaml'}: student: model ~/mine. Allowed: a path without ~, which libraries do not read in a "
+        f"model's name. Write {tmp_path / 'mine'}.\n"
+    )
+
+
+def test_translations_text_is_looked_for_from_here(tmp_path: Path, capsys: Capture) -> None:
+    recipe = changed(TRANSLATION, "teacher.model", "marian")
+    data = {"source": "text", "source_lang": "en", "target_lang": "de", "train": ["./nowhere.en", "./nowhere.de"]}
+    assert main(["validate", str(dump(changed(recipe, "data", data), tmp_path / "pairs.yaml"))]) == 2
+    err = capsys.readouterr().err
+    assert "data.train: ./nowhere.en does not exist" in err
+    assert "data.train: ./nowhere.de does not exist" in err
 
 
 def test_a_study_says_of_a_folder_that_is_not_there_that_it_cannot_be_loaded(tmp_path: Path, capsys: Capture) -> None:

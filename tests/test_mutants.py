@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import MUTANTS, ROOT, Mutant, mutated
+from tests.mutants import MUTANTS, ROOT, Mutant, mutated, run_test
 
 TESTS = Path(__file__).parent
 every_mutant = pytest.mark.parametrize("mutant", MUTANTS, ids=[f"{m.trap}: {m.cause}" for m in MUTANTS])
@@ -33,3 +33,26 @@ def test_the_tests_that_it_must_break_are_there(mutant: Mutant) -> None:
 
 def test_no_mutant_stands_twice() -> None:
     assert len({(mutant.file, mutant.old, mutant.new, mutant.test) for mutant in MUTANTS}) == len(MUTANTS)
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        ("def test_trap_99_x():\n    assert 1 == 2", "failed: test_trap_99_x"),
+        ("def test_trap_99_x():\n    assert 1 == 1", "passed"),
+        (
+            "import nothing_of_that_name\ndef test_trap_99_x(): pass",
+            "not run: pytest ended with 2; ERROR tests/test_it.py",
+        ),
+        ("def test_other():\n    assert 1 == 2", "not run: pytest ended with 5"),
+        (
+            "import pytest\n@pytest.fixture\ndef made():\n    raise ValueError\ndef test_trap_99_x(made): pass",
+            "not run: pytest ended with 1; ERROR tests/test_it.py::test_trap_99_x",
+        ),
+    ],
+    ids=["failed", "passed", "not collected", "not there", "not set up"],
+)
+def test_only_a_test_that_ran_and_failed_kills(code: str, outcome: str, tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_it.py").write_text(f"{code}\n")
+    assert run_test(tmp_path, "test_it.py::test_trap_99") == outcome

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from hf_lskd.card import render
 from hf_lskd.card_data import SOURCES
+from hf_lskd.card_licences import IDENTIFIERS, licence
 from hf_lskd.errors import InputError
-from hf_lskd.hub.licenses import IDENTIFIERS, licence
 from hf_lskd.hub.publish import check_repo_id, check_revision
 from tests.hub_metadata import metadata_errors
 from tests.hub_run import CELL, OTHER, TEACHER
@@ -306,6 +306,9 @@ def test_a_licence_that_is_on_no_list_goes_with_its_name_and_text(said: dict[str
     ("given", "message"),
     [
         (("MIT", None, None), "--license MIT.*Did you mean 'mit'"),
+        (("", None, None), "--license ''. Allowed: an identifier of"),
+        (("other", "", None), "--license-name ''. Allowed: a short name"),
+        (("other", "mine", ""), "--license-link ''. Allowed: an address"),
         (("gpl3", None, None), "Did you mean .*'gpl-3.0'"),
         (("other", None, None), "--license other without --license-name"),
         (("other", "My Licence", None), "--license-name My Licence"),

@@ -9,7 +9,10 @@ from huggingface_hub import ModelCard
 
 from hf_lskd import DistillationTrainer
 from hf_lskd.card import render
+from hf_lskd.card_licences import LICENSE
+from hf_lskd.errors import InputError
 from hf_lskd.models.files import SHARED, shared_files
+from hf_lskd.pushing import UPLOADED
 from tests import tiny_seq2seq
 from tests.conftest import Examples, tiny
 from tests.hub_metadata import metadata_errors
@@ -35,6 +38,30 @@ def test_a_teachers_card_says_its_smoothing_and_what_its_evaluation_said(argumen
     assert f"{measured['eval_nll']:.3f} nats" in card.text
     assert "α = 0.1" in card.text
     assert (card.data.license, "small" in card.data.tags) == ("mit", True)
+
+
+def test_a_licence_that_the_hub_does_not_know_is_refused_and_one_of_another_kind_goes_with_its_text(
+    arguments: Any, tmp_path: Path
+) -> None:
+    args = arguments()
+    trainer = DistillationTrainer(tiny(), args, train_dataset=Examples(8))
+    newer = r"^license New Licence 2\.0\. .*For one that is newer, or not there: license other, license_name new-licence-2\.0"
+    for make in (trainer.create_model_card, trainer.push_to_hub):
+        with pytest.raises(InputError, match=r"^license MIT\. Allowed: .*Did you mean 'mit'"):
+            make(license="MIT")
+        with pytest.raises(InputError, match=newer):
+            make(license="New Licence 2.0")
+        with pytest.raises(InputError, match=r"^license other without license_name"):
+            make(license="other")
+    assert not (Path(args.output_dir) / "README.md").exists()
+    text = tmp_path / "terms.txt"
+    text.write_text("Do as you like.")
+    trainer.create_model_card(license="other", license_name="new-licence-2.0", license_link=str(text))
+    card, _ = written(Path(args.output_dir))
+    assert (card.data.license, card.data.license_name) == ("other", "new-licence-2.0")
+    assert card.data.license_link == LICENSE
+    assert (Path(args.output_dir) / LICENSE).read_text() == "Do as you like."
+    assert LICENSE in UPLOADED
 
 
 def test_a_translation_students_card_names_its_library_and_task(tmp_path: Path) -> None:

@@ -242,8 +242,13 @@ def test_students_of_a_teacher_that_failed_meanwhile_are_not_submitted_again(tmp
     earlier: dict = dict.fromkeys(planned)
     assert slurm.cut_short(recipe, tmp_path, [], earlier) == planned
     assert slurm.cut_short(recipe, tmp_path, planned[:2], earlier) == planned[3:]  # a teacher of ours, and a student
+    assert (
+        slurm.cut_short(recipe, tmp_path, planned[1:2], earlier) == planned
+    )  # a student of ours behind a teacher that was ending
+    assert slurm.cut_short(recipe, tmp_path, planned[:3], earlier) == planned[3:]
     slurm.fail_cell(recipe, planned[0], tmp_path / "cells" / planned[0].name, RuntimeError("out of memory"))
     assert slurm.cut_short(recipe, tmp_path, [], earlier) == planned[3:]
+    assert slurm.cut_short(recipe, tmp_path, planned[1:2], earlier) == planned[3:]
 
 
 def test_what_sbatch_refuses_is_said_in_its_own_words(

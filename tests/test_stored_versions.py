@@ -82,7 +82,7 @@ def test_each_epoch_on_stored_versions_is_to_the_last_bit_that_of_a_teacher_that
 
 
 def test_versions_that_are_read_back_are_each_its_own_also_from_a_shuffled_cache(asked: list, tmp_path: Path) -> None:
-    _, filling = by_epoch(tmp_path / "filling", num_train_epochs=1, teacher_cache=str(tmp_path / "cache"))
+    _, filling = by_epoch(tmp_path / "filling", num_train_epochs=K, teacher_cache=str(tmp_path / "cache"))
     images = stored(filling)
     assert len(images.flatten(1).unique(dim=0)) == K * EXAMPLES
     for batch in images.split(7):
@@ -102,7 +102,7 @@ def test_versions_that_are_read_back_are_each_its_own_also_from_a_shuffled_cache
 
 @pytest.mark.parametrize("version", range(K))
 def test_one_damaged_logit_of_any_version_is_found_out(version: int, tmp_path: Path) -> None:
-    settings = {"num_train_epochs": 1, "teacher_cache": str(tmp_path / "cache")}
+    settings = {"num_train_epochs": K, "teacher_cache": str(tmp_path / "cache")}
     _, trainer = by_epoch(tmp_path / "filled", **settings)
     file = trainer.teacher.store.folder / "values.npy"
     content = bytearray(file.read_bytes())
@@ -123,7 +123,7 @@ def test_a_run_that_is_stopped_in_epoch_k_plus_1_goes_on_as_if_it_had_not_been(t
 
 
 def test_other_versions_chance_and_augmentation_have_caches_of_their_own(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"num_train_epochs": 1, "teacher_cache": str(tmp_path / "cache")}
+    settings: dict[str, Any] = {"num_train_epochs": 3, "teacher_cache": str(tmp_path / "cache")}
     folders = []
     for nth, more in enumerate(
         ({}, {"augmentation_versions": 3}, {"data_seed": 8}, {"augmentation": {"horizontal_flip": 0.5}}, {})
@@ -131,6 +131,24 @@ def test_other_versions_chance_and_augmentation_have_caches_of_their_own(tmp_pat
         folders.append(by_epoch(tmp_path / str(nth), **{**settings, **more})[1].teacher.store.folder)
     assert len(set(folders)) == 4
     assert folders[0] == folders[-1]
+
+
+def test_versions_that_no_epoch_reads_are_not_filled_and_a_shorter_training_takes_what_a_longer_one_has(
+    tmp_path: Path,
+) -> None:
+    common = {"augmentation_versions": 9, "teacher_cache": str(tmp_path / "cache")}
+    seen = {}
+    for name, length in (("one", {"num_train_epochs": 1}), ("three", {"max_steps": 2 * STEPS_PER_EPOCH + 1}),
+                         ("two", {"num_train_epochs": 1.5})):  # fmt: skip
+        seen[name], trainer = by_epoch(tmp_path / name, **common, **length)
+        folder = trainer.teacher.store.folder
+        assert len(np.load(folder / "values.npy")) == EXAMPLES * {"one": 1, "three": 3, "two": 3}[name]
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    fresh = by_epoch(tmp_path / "fresh", augmentation_versions=None, max_steps=2 * STEPS_PER_EPOCH + 1)[0]
+    for found, expected in zip(
+        seen["three"], fresh, strict=True
+    ):  # with as many versions as epochs augmentation is ever new
+        assert_same_weights(found, expected)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

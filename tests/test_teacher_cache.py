@@ -1,7 +1,9 @@
 """A teacher's logits read from disk are each example's own, and training on them is training on the teacher."""
 
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,22 @@ from torch import Tensor
 from hf_lskd.errors import InputError, RecipeErrors
 from hf_lskd.recipe import recipe_from_dict
 from hf_lskd.study.runner import run_study
-from hf_lskd.teacher_cache import META, Rows, TeacherCache, example_keys, example_lengths, model_digest, open_cache
+from hf_lskd.teacher_cache import (
+    FORMAT,
+    META,
+    Rows,
+    TeacherCache,
+    described,
+    example_keys,
+    example_lengths,
+    model_digest,
+    open_cache,
+)
 from tests.conftest import VIT, assert_same_weights, tiny, weights
 from tests.resume_run import make_trainer
 from tests.test_lockstep import assert_same_studies
 from tests.test_translation import recipe_of, text  # noqa: F401  # a fixture
-from tests.tiny_study import values
+from tests.tiny_study import finished_study, values, write_images
 
 MADE = {"teacher": "t", "data": "d"}
 CLASSES = 6
@@ -52,7 +64,7 @@ def test_trap_14_a_cache_that_was_shuffled_or_keyed_anew_never_gives_anothers_lo
     keys = np.load(cache.folder / "keys.npy")
     np.save(cache.folder / "keys.npy", keys[::-1])
     with pytest.raises(InputError, match=r"keys\.npy is damaged"):
-        TeacherCache(cache.folder, {**MADE, "format": 1, "top_k": None})
+        TeacherCache(cache.folder, {**MADE, "format": FORMAT, "top_k": None})
     shuffled = kept(tmp_path / "other", images[torch.randperm(8)])
     assert torch.equal(shuffled.logits({"pixel_values": images}), taught({"pixel_values": images}))
     other = images.clone()
@@ -90,7 +102,19 @@ def test_another_teacher_or_k_has_a_cache_of_its_own_and_a_folder_under_a_wrong_
     third = kept(tmp_path, images, top_k=2)
     assert len({first.folder, second.folder, third.folder}) == 3
     with pytest.raises(InputError, match="logits of another teacher"):
-        TeacherCache(first.folder, {**MADE, "teacher": "u", "format": 1, "top_k": None})
+        TeacherCache(first.folder, {**MADE, "teacher": "u", "format": FORMAT, "top_k": None})
+
+
+def test_a_cache_of_an_earlier_form_is_refused_and_made_again_beside_it(tmp_path: Path) -> None:
+    images = pictures(8)
+    new = kept(tmp_path, images)
+    old = Path(shutil.copytree(new.folder, tmp_path / "old"))
+    meta = json.loads((old / META).read_text())
+    (old / META).write_text(json.dumps({**meta, "made_of": {**meta["made_of"], "format": 1}}))
+    with pytest.raises(InputError, match=r"old holds logits of another format\. Allowed: format 2\. Delete the folder"):
+        TeacherCache(old, described(MADE, None))
+    page = json.dumps({**MADE, "format": 1, "top_k": None}, sort_keys=True)
+    assert new.folder.name != hashlib.sha256(page.encode()).hexdigest()[:24]  # where the earlier version kept its own
 
 
 def test_a_weight_a_buffer_and_the_configuration_are_in_a_models_hash() -> None:
@@ -186,6 +210,18 @@ def test_training_on_a_cache_is_training_on_the_teacher_to_the_last_bit(
         assert_same_weights(weights(cached.model), weights(uncached.model))
 
 
+def test_under_bf16_the_cache_holds_what_the_teacher_says_in_bf16(tmp_path: Path) -> None:
+    settings = {"augmentation": "none", "save_strategy": "no", "max_steps": 1, "teacher_cache": str(tmp_path / "cache")}
+    values = []
+    for name, precision in (("float32", {}), ("bf16", {"bf16": True, "use_cpu": True})):
+        trainer = make_trainer(tmp_path / name, **settings, **precision)
+        trainer.train()
+        values.append(torch.from_numpy(np.array(trainer.teacher.store.values)))
+    exact, rounded = values
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    assert not torch.equal(exact, exact.bfloat16().float())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -249,3 +285,16 @@ def test_the_size_is_said_before_and_a_full_disk_is_an_error(
     with pytest.raises(InputError, match="room on the disk"):
         kept(tmp_path / "small", pictures(8))
     assert json.loads((kept(tmp_path, pictures(8)).folder / META).read_text())["classes"] == CLASSES
+
+
+def test_a_study_says_the_size_once_and_that_fewer_classes_are_there_than_were_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    page = values(write_images(tmp_path / "images"))
+    page |= {"eta": None, "projection": None, "switches": {"teacher_cache": 64}}
+    page["grid"] |= {"label_smoothing": [0.1]}
+    finished_study(page, tmp_path)
+    said = [line for line in capsys.readouterr().err.splitlines() if "cache" in line]
+    assert said == ["hf-lskd: Teacher cache: 96 items of 6 of 6 classes (64 were asked for), 0.0 MiB."]
+    (folder,) = (tmp_path / "run" / "cells" / "teacher-a0.1-s0" / "teacher_cache").iterdir()
+    assert not (folder / "indices.npy").exists()  # whole

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_lskd.card_licences import LICENSE
 from hf_lskd.errors import InputError
-from hf_lskd.hub.licenses import LICENSE
 from hf_lskd.models.files import PICKLED, first_line
 from hf_lskd.record import FILE
 

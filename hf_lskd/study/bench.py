@@ -109,6 +109,9 @@ def cell_signature(bench: Bench, cell: Cell, teachers: Sequence[str] = ()) -> st
     if cell.role == "student":
         own = teachers or [cell_signature(bench, one) for one in teachers_of(bench.recipe, cell)]
         parts["teacher"] = own[0] if len(own) == 1 else {bench.recipe.teacher.ensemble_of: list(own)}
+        precision = [key for key in ("bf16", "fp16") if training.get(key)]
+        if precision and training.get("teacher_dtype") is None:
+            parts["teacher_precision"] = precision  # an earlier version's teachers computed in float32 all the same
     return signature(parts)
 
 

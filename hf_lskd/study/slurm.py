@@ -232,12 +232,18 @@ def cut_short(
     """The cells whose jobs were there before this command and have gone without a word, as `scancel` ends them while squeue
     still shows them: neither submitted by this command (`own`) nor failed since (`earlier` are the failures of before).
 
-    A student is one of them only where its teachers are finished or among them too.
+    Those of students that this command put behind such a teacher's job went with it, and are among them. A student is only where
+    all its teachers are finished or among them too.
     """
     missing = missing_of(recipe, folder)
-    gone = [cell for cell in missing if cell not in own and failure(folder / CELLS / cell.name) == earlier[cell]]
-    lost = set(missing) - set(gone)
-    return [cell for cell in gone if cell.role == "teacher" or not lost & set(teachers_of(recipe, cell))]
+    silent = [cell for cell in missing if failure(folder / CELLS / cell.name) == earlier[cell]]
+    teachers = {cell for cell in silent if cell.role == "teacher" and cell not in own}
+
+    def gone(student: Cell) -> bool:
+        awaited = set(teachers_of(recipe, student)) & set(missing)
+        return awaited <= teachers and (student not in own or bool(awaited))
+
+    return [cell for cell in silent if cell in teachers or (cell.role == "student" and gone(cell))]
 
 
 class JobLostError(RuntimeError):

@@ -31,9 +31,17 @@ def print_summary(folder: Path, records: Sequence[Mapping[str, Any]], took: str 
     print(folder / PAGE)
 
 
-def time_taken(folder: Path, records: Sequence[Mapping[str, Any]], before: Collection[str], seconds: float) -> str:
+def time_taken(
+    folder: Path,
+    records: Sequence[Mapping[str, Any]],
+    before: Collection[str],
+    seconds: float,
+    whole_process: bool = False,
+) -> str:
     """How long a run of `seconds` took, and how much of it went where: by the records of the cells that were not finished
-    `before` it (names), and from the last of these to the page. Cells side by side take more time together than the run."""
+    `before` it (names), and from the last of these to the page. Cells side by side take more time together than the run.
+
+    Of a `whole_process` also what came before the first of them: imports, data, the start of further processes."""
     new = [record for record in records if record["name"] not in before]
     taken = [record for record in new if "taken_from" in record]
     made = [record for record in new if record["status"] == "complete" and record not in taken]
@@ -45,9 +53,13 @@ def time_taken(folder: Path, records: Sequence[Mapping[str, Any]], before: Colle
         parts += [f"{len(spent)} {role}{'s' * (len(spent) > 1)} {duration(sum(spent))}"] if spent else []
     own = sum(record["durations"]["total"] for record in made)
     if made:
+        ends = {record["name"]: (folder / CELLS / record["name"] / FILE).stat().st_mtime for record in made}
+        page = (folder / PAGE).stat().st_mtime
+        if whole_process:
+            first = min(ends[record["name"]] - record["durations"]["total"] for record in made)
+            parts.insert(0, f"before the first cell {duration(max(first - (page - seconds), 0.0))}")
         parts.append(f"measuring them {duration(sum(record['durations']['evaluate'] for record in made))}")
-        last = max((folder / CELLS / record["name"] / FILE).stat().st_mtime for record in made)
-        parts.append(f"tables and report {duration(max((folder / PAGE).stat().st_mtime - last, 0.0))}")
+        parts.append(f"tables and report {duration(max(page - max(ends.values()), 0.0))}")
     failed = sum(record["status"] == "failed" for record in new)
     parts += [f"{failed} failed"] if failed else []
     parts += [f"{len(taken)} taken over"] if taken else []
