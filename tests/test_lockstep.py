@@ -1,10 +1,12 @@
 """Students that are trained together become, to the last bit, what each becomes alone, whatever happens to the others."""
 
+import gc
 import json
 import os
 import shutil
 import signal
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -263,6 +265,24 @@ def test_an_interruption_ends_every_student() -> None:
     assert len(begun) == 3
     assert ended == begun[:2]
     assert threading.active_count() == threads
+
+
+def test_what_a_group_shared_is_let_go_when_it_has_ended() -> None:
+    """Without waiting for the garbage collector: the next group's teacher needs the room of this one's."""
+    shared = []
+
+    def make(cell: Cell, seat: Seat) -> None:
+        shared.append(weakref.ref(seat.together))
+        seat.strand.pause()
+        if cell.temperature == 3:
+            seat.leave()
+
+    gc.disable()
+    try:
+        run_group([student(t) for t in (1.0, 2.0, 3.0)], None, make)
+        assert [one() for one in shared] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_strands_have_one_thread_and_keep_what_torch_records_for_themselves() -> None:
