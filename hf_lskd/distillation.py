@@ -59,6 +59,7 @@ class DistillationMixin(PushMixin, LeanSteps, Evaluation, Checkpoints, Stock):
     * A checkpoint whose weights transformers saved under other names is read back whole (`models.checkpoint`).
     * `example_id` survives `remove_unused_columns` and never reaches the model.
     * A data set that has `train_sampler()` is read in that order.
+    * `optim="sgd"` is torch's fused SGD where the parameters allow it (`stock`); the same to rounding.
     * From `train()` on a CPU on, the process keeps the memory that it frees (`host_memory`, which says how to turn it off).
     * `create_model_card` and `push_to_hub` give the project's card, and upload no pickle (`pushing`).
 

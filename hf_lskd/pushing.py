@@ -77,7 +77,8 @@ class PushMixin(Stock):
             record = record_of(self, model_name, {**said, **({"data": data} if data else {})})
             write_json(folder / FILE, record)
         for name, text in licence_files(license_link).items():
-            shutil.copyfile(text, folder / name)
+            if text.resolve() != (folder / name).resolve():
+                shutil.copyfile(text, folder / name)
         (folder / card.CARD).write_text(card.render(record), encoding="utf-8")
 
     def push_to_hub(

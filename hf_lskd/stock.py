@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.training_args import OptimizerNames
@@ -37,7 +38,7 @@ class LeanSteps:
         kind, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
         if args.optim != OptimizerNames.SGD or args.fsdp or args.deepspeed or launched_with():
             return kind, kwargs
-        if args.device.type not in ("cpu", "cuda") or gives_sparse_gradients(model):
+        if args.device.type not in ("cpu", "cuda") or not can_be_fused(model):
             return kind, kwargs
         return kind, {**kwargs, "fused": True}
 
@@ -74,10 +75,24 @@ class LeanSteps:
         return step == 1 and args.logging_first_step
 
 
-def gives_sparse_gradients(model: nn.Module | None) -> bool:
-    """Whether an embedding of the model was made with `sparse=True`."""
+def can_be_fused(model: nn.Module | None) -> bool:
+    """Whether torch's fused SGD can train the model: plain dense parameters of real numbers, no embedding with `sparse=True`.
+
+    On a CPU its kernel reads a parameter as one block of memory, whatever its strides: of a slice of columns it would write
+    into, and past, the tensor that the slice is of.
+    """
     embeddings = nn.Embedding | nn.EmbeddingBag
-    return model is not None and any(isinstance(part, embeddings) and part.sparse for part in model.modules())
+    if model is None:
+        return True
+    if any(isinstance(part, embeddings) and part.sparse for part in model.modules()):
+        return False
+    return all(is_one_block(parameter) for parameter in model.parameters() if parameter.requires_grad)
+
+
+def is_one_block(parameter: Tensor) -> bool:
+    """Whether it is a plain tensor of real numbers, in any order of dimensions, without gaps or overlaps."""
+    plain = type(parameter) in (Tensor, nn.Parameter) and parameter.is_floating_point()
+    return plain and torch.empty_like(parameter, device="meta").stride() == parameter.stride()
 
 
 class SmoothingHidden:

@@ -385,6 +385,9 @@ def test_the_time_of_a_study_is_what_its_records_say(tmp_path: Path) -> None:
     assert time_taken(tmp_path, records, {"a"}, 80.0).startswith(f"1 min 20 s: {rest} (cells' own times")
     # of a process that began at 875: its first cell, b, at 920
     assert time_taken(tmp_path, records, {"a"}, 150.0, True) == f"2 min 30 s: before the first cell 45 s, {rest}"
+    for one in records[1:3]:  # in turns with each other: nobody has noted when they began
+        one["lockstep"] = 2
+    assert time_taken(tmp_path, records, {"a"}, 150.0, True) == f"2 min 30 s: {rest}"
     taken = record("e", "teacher", 99.0, taken_from={})
     assert time_taken(tmp_path, [taken, records[0]], {"a"}, 3.0) == "3 s: 1 taken over"
 

@@ -84,6 +84,59 @@ def test_fused_sgd_trains_as_the_stock_trainers_sgd(tmp_path: Path, options: str
         torch.testing.assert_close(ours, weights[1][name], rtol=1e-4, atol=1e-6)
 
 
+def of_parameter(parameter: torch.Tensor) -> torch.nn.Module:
+    model = torch.nn.Module()
+    model.register_parameter("weight", torch.nn.Parameter(parameter))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("parameter", "fused"),
+    [
+        (torch.ones(4, 8), True),
+        (torch.ones(4, 8).t(), True),
+        (torch.ones(2, 3, 5, 5).to(memory_format=torch.channels_last), True),
+        (torch.ones(4, 8)[1:], True),
+        (torch.ones(4, 8)[:, :3], False),
+        (torch.ones(4, 8)[:, ::2], False),
+        (torch.ones(1, 8).expand(4, 8), False),
+        (torch.ones(4, dtype=torch.complex64), False),
+    ],
+    ids=["whole", "transposed", "channels last", "rows", "columns", "every other column", "expanded", "complex"],
+)
+def test_sgd_is_fused_only_where_each_parameter_is_one_block_of_real_numbers(
+    tmp_path: Path, parameter: torch.Tensor, fused: bool
+) -> None:
+    arguments = TrainingArguments(str(tmp_path), optim="sgd", report_to="none", use_cpu=True)
+    _, options = DistillationTrainer.get_optimizer_cls_and_kwargs(arguments, of_parameter(parameter))
+    assert ("fused" in options) == fused
+    frozen = of_parameter(parameter).requires_grad_(False)
+    assert "fused" in DistillationTrainer.get_optimizer_cls_and_kwargs(arguments, frozen)[1]
+
+
+def test_a_student_whose_weight_is_a_slice_of_its_teachers_trains_as_in_the_stock_trainer(tmp_path: Path) -> None:
+    """Such a slice is not one block of memory: a fused step would write into the teacher's other columns."""
+    weights, others = [], []
+    for kind in (DistillationTrainer, Trainer):
+        model, whole = tiny(seed=3), {}
+        for name, part in model.named_modules():
+            if isinstance(part, torch.nn.Linear):
+                whole[name] = torch.cat([part.weight.detach(), torch.ones_like(part.weight)], 1)
+                part.weight = torch.nn.Parameter(whole[name][:, : part.in_features])
+        assert whole
+        arguments = TrainingArguments(
+            str(tmp_path), per_device_train_batch_size=4, max_steps=3, report_to="none", seed=1, save_strategy="no",
+            disable_tqdm=True, dataloader_pin_memory=False, optim="sgd", optim_args="momentum=0.9", learning_rate=0.05,
+        )  # fmt: skip
+        trainer = kind(model, arguments, train_dataset=Rows())
+        trainer.train()
+        weights.append({name: part.detach().clone() for name, part in trainer.model.named_parameters()})
+        others.append([part[:, part.shape[1] // 2 :] for part in whole.values()])
+    for name, ours in weights[0].items():
+        torch.testing.assert_close(ours, weights[1][name], rtol=1e-4, atol=1e-6)
+    assert all(bool((part == 1).all()) for parts in others for part in parts)
+
+
 def test_sgd_is_not_fused_where_gradients_are_sparse_and_other_optimizers_are_the_stock_ones(tmp_path: Path) -> None:
     arguments = TrainingArguments(str(tmp_path), optim="sgd", report_to="none", use_cpu=True)
     for sparse in (False, True):

@@ -126,6 +126,18 @@ def test_finished_teachers_that_are_not_there_are_said_and_a_home_is_written_out
     )
 
 
+def test_a_home_of_nobody_does_not_exist_and_classes_and_letters_are_no_paths(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["validate", str(page_of(tmp_path, students__0__model="~nobody-of-that-name/mine"))]) == 2
+    assert (
+        "student: model ~nobody-of-that-name/mine does not exist. Allowed: a path that is here."
+        in capsys.readouterr().err
+    )
+    signs = ["~nobody-of-that-name", "./", "../", "~", "a", "b"]
+    assert main(["validate", str(page_of(tmp_path, data__class_names=signs, data__groups=signs))]) == 0
+    glyphs = page_of(tmp_path, data={"source": "glyphs", "letters": "./~ab", "held_out": ["~fonts"]})
+    assert main(["validate", str(glyphs)]) == 0
+
+
 def test_translations_text_is_looked_for_from_here(tmp_path: Path, capsys: Capture) -> None:
     recipe = changed(TRANSLATION, "teacher.model", "marian")
     data = {"source": "text", "source_lang": "en", "target_lang": "de", "train": ["./nowhere.en", "./nowhere.de"]}

@@ -62,6 +62,10 @@ def test_a_licence_that_the_hub_does_not_know_is_refused_and_one_of_another_kind
     assert card.data.license_link == LICENSE
     assert (Path(args.output_dir) / LICENSE).read_text() == "Do as you like."
     assert LICENSE in UPLOADED
+    own = Path(args.output_dir) / LICENSE  # and once more, of the file that lies beside the card
+    trainer.create_model_card(license="other", license_name="new-licence-2.0", license_link=str(own))
+    assert written(Path(args.output_dir))[0].data.license_link == LICENSE
+    assert own.read_text() == "Do as you like."
 
 
 def test_a_translation_students_card_names_its_library_and_task(tmp_path: Path) -> None:

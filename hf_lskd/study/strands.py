@@ -53,7 +53,7 @@ class Strand:
     """
 
     def __init__(self, work: Callable[[], Any]) -> None:
-        self.work = work
+        self._work: Callable[[], Any] | None = work  # until it has ended: work and its strand may hold each other
         self.result: Any = None
         self.error: BaseException | None = None
         self.ended = False
@@ -78,7 +78,7 @@ class Strand:
             self._stack.switch()
         finally:
             self._spent = self.seconds
-            self._world = World()
+            self._world = None if self.ended else World()
             outer.restore()
 
     def pause(self) -> None:
@@ -96,8 +96,8 @@ class Strand:
 
     def _run(self) -> None:
         try:
-            if not self._stopped:
-                self.result = self.work()
+            if not self._stopped and self._work is not None:
+                self.result = self._work()
         except BaseException as error:  # handed to whoever advances it
             self.error = error
-        self.ended = True
+        self._work, self.ended = None, True

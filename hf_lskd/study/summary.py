@@ -41,7 +41,8 @@ def time_taken(
     """How long a run of `seconds` took, and how much of it went where: by the records of the cells that were not finished
     `before` it (names), and from the last of these to the page. Cells side by side take more time together than the run.
 
-    Of a `whole_process` also what came before the first of them: imports, data, the start of further processes."""
+    Of a `whole_process` also what came before the first of them: imports, data, the start of further processes. Not where the
+    first to end was trained in lockstep: its own turns do not tell when it began."""
     new = [record for record in records if record["name"] not in before]
     taken = [record for record in new if "taken_from" in record]
     made = [record for record in new if record["status"] == "complete" and record not in taken]
@@ -55,7 +56,7 @@ def time_taken(
     if made:
         ends = {record["name"]: (folder / CELLS / record["name"] / FILE).stat().st_mtime for record in made}
         page = (folder / PAGE).stat().st_mtime
-        if whole_process:
+        if whole_process and min(made, key=lambda record: ends[record["name"]]).get("lockstep", 1) == 1:
             first = min(ends[record["name"]] - record["durations"]["total"] for record in made)
             parts.insert(0, f"before the first cell {duration(max(first - (page - seconds), 0.0))}")
         parts.append(f"measuring them {duration(sum(record['durations']['evaluate'] for record in made))}")

@@ -1,5 +1,6 @@
 """What a recipe names, looked up without its data and without the network: models, and paths that are to be here."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from hf_lskd.recipe import ModelSpec, Recipe
 
 HERE = ("./", "../", "~")  # begin a path of this machine and folder
 LOCAL = (*HERE, "/")  # begin a path, and no id of the Hub
+WORDS = ("letters", "held_out", "class_names")  # keys of data that say no path, whatever they begin with
 
 
 def check_models(recipe: Recipe, source: str) -> list[str]:
@@ -37,11 +39,12 @@ def missing_paths(recipe: Recipe) -> Iterator[str]:
     An absolute path of data may be another machine's, where the recipe is to run: that one is looked at when data are opened.
     """
     for where, place in [*model_paths(recipe), *data_paths(recipe)]:
-        if not Path(place).expanduser().exists():
+        written_out = os.path.expanduser(place)  # as it is where ~ names nobody: Path's own raises then
+        if not Path(written_out).exists():
             here = "" if place.startswith("/") else f" It is looked for from {Path.cwd()}."
             yield str(InputError(f"{where} {place} does not exist", "a path that is here", f"Correct it.{here}"))
         elif place.startswith("~") and not where.startswith("data"):
-            hint = f"Write {Path(place).expanduser()}."
+            hint = f"Write {written_out}."
             yield str(
                 InputError(f"{where} {place}", "a path without ~, which libraries do not read in a model's name", hint)
             )
@@ -59,6 +62,8 @@ def model_paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def data_paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """The same for data, of paths from here."""
     for key, given in recipe.data.options.items():
+        if key in WORDS or (key == "groups" and isinstance(given, list)):
+            continue
         for place in given if isinstance(given, list) else [given]:
             if isinstance(place, str) and place.startswith(HERE):
                 yield f"data.{key}:", place
