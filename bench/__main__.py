@@ -39,7 +39,9 @@ def main() -> None:
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"which (default: all): {', '.join(ROWS)}")
-    parser.add_argument("--rounds", type=int, default=7, help="slices of each contestant, at least 5 (default: 7)")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="slices of each contestant, at least 5 (default: 7), more in short rows"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of every contestant (default: 1)")
     parser.add_argument("--curves", action="store_true", help="draw docs/bench_*.png, which are not kept")
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="column: another recipe than the demo's letters")

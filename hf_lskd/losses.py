@@ -119,6 +119,8 @@ def distillation_kl(
     undivided (Müller et al. 2019). `top_k` keeps the teacher's k most probable classes, renormalised over those k, while
     the student's log-softmax runs over all classes (Tan et al. 2019); at k = C it equals the full loss.
     `labels` only says which rows are masked; without it every row counts. No gradient reaches the teacher.
+    The value of float32 logits loses digits as T grows, as any in float32 does, since the two distributions grow alike: of few
+    classes some 1e-4 of it at T = 64, and at T = 1e4 all; the gradient is off by 3e-6 and 1e-3 there. float64 logits keep both.
     Raises InputError for T that is not finite and positive, `top_k` < 1, and shapes that do not fit.
     """
     mixture = Mixture(temperature, 1.0, 0.0, scale_student, top_k, loss_scale)

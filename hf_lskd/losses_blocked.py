@@ -89,7 +89,11 @@ class BlockedLoss(torch.autograd.Function):
         (total, hard, soft, *others), gradient = how.run(batch, mixture, weights if ahead else None, readings)
         ctx.set_materialize_grads(False)
         if wanted:
-            ctx.save_for_backward(student, batch.teacher)
+            untracked = (
+                batch.teacher is not None and batch.teacher.is_inference()
+            )  # autograd refuses to save such a tensor
+            ctx.save_for_backward(student, None if untracked else batch.teacher)
+            ctx.untracked = batch.teacher if untracked else None
             ctx.rest, ctx.mixture = (batch.labels, batch.keep, batch.divisor), mixture
             ctx.gradient, ctx.how, ctx.readings = gradient, how, readings
         ctx.mark_non_differentiable(*others, *(term for term, weight in zip((hard, soft), weights) if weight == 0))
@@ -97,7 +101,8 @@ class BlockedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, total: Tensor | None, hard: Tensor | None, soft: Tensor | None, *_: None) -> Any:
-        batch, mixture = Batch(*ctx.saved_tensors, *ctx.rest), ctx.mixture
+        student, teacher = ctx.saved_tensors
+        batch, mixture = Batch(student, ctx.untracked if teacher is None else teacher, *ctx.rest), ctx.mixture
         if torch.is_grad_enabled():
             return plain_gradient(batch, mixture, (total, hard, soft)), None, None, None, None
         if hard is None and soft is None and total is not None and ctx.gradient is not None:

@@ -294,6 +294,21 @@ def test_a_call_in_inference_mode_leaves_nothing_behind_that_a_later_one_cannot_
     loss.backward()
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_teacher_may_answer_in_inference_mode(temperature: float) -> None:
+    student, teacher, labels = draw(200, 600)
+    found = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            answer = teacher * 1.0
+        loss = distillation_loss(student, answer, labels, temperature=temperature, kd_weight=0.5).total
+        gradient = torch.autograd.grad(loss, student, create_graph=True)[0]
+        found.append((loss.detach(), gradient.detach(), torch.autograd.grad(gradient.square().sum(), student)[0]))
+    assert answer.is_inference()
+    for one, other in zip(*found):
+        assert torch.equal(one, other)
+
+
 def test_each_term_can_be_written_to() -> None:
     """As a trainer does, which multiplies its loss in place."""
     student, teacher, labels = draw()
